@@ -1,0 +1,47 @@
+# Needs GNU make and Python 3.11 or newer; everything else goes into .venv. `make PYTHON=python3.13 test` picks another one.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+.PHONY: help demo test laws bench lint clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(STAMP) ## run, kill, resume, edit and replay the example flow
+	@$(BIN)/python examples/demo.py
+
+test: lint ## lint, types, import arrows and every test
+	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+laws: $(STAMP) ## the promises of the log and of replay over every generated case (takes long)
+	@KITARU_LAWS=all $(BIN)/python -m pytest -q -m laws $(PYTEST_ARGS)
+
+bench: $(STAMP) ## the benchmarks: a table, and JSON in benchmarks/results
+	@$(BIN)/python -m benchmarks
+
+lint: $(STAMP) ## ruff, mypy --strict, import arrows
+	@echo "ruff check";    $(BIN)/ruff check --quiet .
+	@echo "ruff format";   $(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --diff --quiet .; exit 1; }
+	@echo "mypy --strict"; $(BIN)/mypy --no-error-summary
+	@echo "import arrows"; out=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$out"; exit 1; }
+
+clean: ## remove the environment, caches and build output
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage src/*.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is newer than what decides the environment's content, so a second run installs nothing.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Kitaru needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing kitaru and its tools into $(VENV)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
