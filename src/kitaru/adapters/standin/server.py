@@ -1,0 +1,242 @@
+"""Running the stand-in: as an ASGI application, in a thread of a test, or as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NoReturn, Self
+
+import msgspec
+
+from kitaru.adapters.standin.chat import Chat, cut
+from kitaru.adapters.standin.ledger import Counts, Ledger
+from kitaru.adapters.standin.options import Options
+from kitaru.errors import UsageError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp
+
+_THREAD: Final = "kitaru-stand-in"
+
+
+def app(options: Options | None = None, *, ledger: Ledger | None = None) -> Starlette:
+    """Return the stand-in server as an ASGI application.
+
+    It answers `POST /v1/chat/completions`, `GET /v1/models`, `GET /_kitaru/requests` (the counts) and
+    `DELETE /_kitaru/requests` (forget them).
+
+    Args:
+        options: How to answer.
+        ledger: Where requests are counted; its own by default, with the journal that the options name.
+
+    Raises:
+        UsageError: The extra `serve` is not installed, or the journal cannot be opened.
+    """
+    try:
+        from starlette.applications import Starlette
+        from starlette.responses import Response
+        from starlette.routing import Route
+    except ImportError:
+        _missing()
+    settings = options or Options()
+    book = ledger or Ledger(settings.journal)
+
+    async def models(_: Request) -> Response:
+        rows = [{"id": name, "object": "model", "created": 0, "owned_by": "kitaru"} for name in settings.models]
+        return Response(msgspec.json.encode({"object": "list", "data": rows}), media_type="application/json")
+
+    async def requests(request: Request) -> Response:
+        if request.method == "DELETE":
+            book.reset()
+            return Response(status_code=204)
+        return Response(msgspec.json.encode(book.counts()), media_type="application/json")
+
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", Chat(settings, book), methods=["POST"]),
+            Route("/v1/models", models, methods=["GET"]),
+            Route("/_kitaru/requests", requests, methods=["GET", "DELETE"]),
+        ]
+    )
+
+
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 0,
+    options: Options | None = None,
+    *,
+    ready: Callable[[str], None] | None = None,
+) -> None:
+    """Run the stand-in in this process until it is interrupted or terminated.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        options: How to answer.
+        ready: Told the base URL once connections are taken.
+
+    Raises:
+        UsageError: The address cannot be listened on, or the extra `serve` is not installed.
+    """
+    ledger = Ledger((options or Options()).journal)
+    try:
+        asgi = app(options, ledger=ledger)
+        with _listen(host, port) as listener:
+            server = _server(asgi, lambda: ready(_base_url(listener)) if ready else None, grace=2)
+            # uvicorn shuts down in order and then raises the signal again.
+            with contextlib.suppress(KeyboardInterrupt):
+                server.run(sockets=[listener])
+    finally:
+        ledger.close()
+
+
+class StandInServer:
+    """A stand-in server in a thread of this process, on a free loopback port.
+
+    `with StandInServer() as server:` and `async with` both work; the port is bound on entry.
+
+    Args:
+        options: How to answer.
+    """
+
+    def __init__(self, options: Options | None = None) -> None:
+        self._options = options or Options()
+        self._ledger: Ledger | None = None
+        self._listener: socket.socket | None = None
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """The server's address, without a path."""
+        return self.base_url.removesuffix("/v1")
+
+    @property
+    def base_url(self) -> str:
+        """What a client takes as base URL, `/v1` included."""
+        if self._listener is None:
+            raise UsageError("the stand-in server is not running", hint="Enter it: `with StandInServer() as server:`.")
+        return _base_url(self._listener)
+
+    @property
+    def counts(self) -> Counts:
+        """What it was asked so far; exact, also while requests are under way, and after the server stopped."""
+        return self._ledger.counts() if self._ledger else Counts()
+
+    def reset(self) -> None:
+        """Forget what it was asked."""
+        if self._ledger:
+            self._ledger.reset()
+
+    def __enter__(self) -> Self:
+        if self._thread is not None:
+            raise UsageError("this stand-in server is running already")
+        self._ledger = Ledger(self._options.journal)
+        up = threading.Event()
+        self._server = _server(app(self._options, ledger=self._ledger), up.set, grace=0)
+        self._listener = _listen("127.0.0.1", 0)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._listener]}, name=_THREAD, daemon=True
+        )
+        self._thread.start()
+        up.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        assert self._thread is not None
+        assert self._listener is not None
+        assert self._ledger is not None
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+        self._ledger.close()
+        self._thread = self._listener = None
+
+    async def __aenter__(self) -> Self:
+        return await asyncio.to_thread(self.__enter__)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.__exit__, kind, error, trace)
+
+
+class _Expected(logging.Filter):
+    """Drops the server's complaints about answers that are cut on purpose, or because a test is over."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (cut.get() or record.threadName == _THREAD)
+
+
+_EXPECTED: Final = _Expected()
+
+
+def _server(asgi: ASGIApp, started: Callable[[], None], *, grace: int) -> uvicorn.Server:
+    try:
+        import uvicorn
+    except ImportError:
+        _missing()
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            try:
+                await super().startup(sockets)
+            finally:
+                started()
+
+    logging.getLogger("uvicorn.error").addFilter(_EXPECTED)
+    config = uvicorn.Config(
+        asgi,
+        loop="asyncio",
+        http="h11",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=60,
+        timeout_graceful_shutdown=grace,
+    )
+    return Server(config)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        # With the protocol named, asyncio turns Nagle's delay off; without it every answer takes 40 ms.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:
+        raise UsageError(f"{host!r} is not an address to listen on: {error.strerror}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise UsageError(
+            f"port {port} of {host} cannot be listened on: {error}", hint="Choose another --port, or 0 for a free one."
+        ) from None
+    return listener
+
+
+def _base_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+
+
+def _missing() -> NoReturn:
+    raise UsageError(
+        "the stand-in server needs packages that are not installed", hint="Install them: pip install 'kitaru[serve]'."
+    )
