@@ -20,7 +20,7 @@ from kitaru.errors import UsageError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
 _JSON: Final = "application/json"
 _PAGE: Final = b"<!DOCTYPE html>\n<html><head><title>502</title></head><body><h1>Bad gateway</h1></body></html>\n"
@@ -75,42 +75,52 @@ class Chat:
             return
         entry = self._ledger.arrive(digest(ask.messages), ask.text, ask.model)
         fault = next((fault for fault in faults if fault.befalls(ask.text, entry.nth)), None)
-        status, done = 0, False
+        status, settled = 0, False
+
+        async def counted(message: Message) -> None:
+            # Counted before its last byte goes out: a client that has its answer never finds it uncounted.
+            nonlocal status, settled
+            status = message.get("status", status)
+            if message["type"] == "http.response.body" and not settled and (not message.get("more_body") or cut.get()):
+                settled = True
+                self._ledger.leave(entry, "answered", status, fault.kind if fault else "")
+            await send(message)
+
         try:
-            status, done = await self._respond(request, send, ask, entry, fault)
+            await self._respond(request, counted, ask, entry, fault)
         except asyncio.CancelledError:
             cut.set(True)
             raise
         finally:
             # Also when the server stops in the middle: whatever came in is accounted for.
-            self._ledger.leave(entry, "answered" if done else "abandoned", status, fault.kind if fault else "")
+            if not settled:
+                self._ledger.leave(entry, "abandoned", status, fault.kind if fault else "")
 
-    async def _respond(
-        self, request: Request, send: Send, ask: Ask, entry: Entry, fault: Fault | None
-    ) -> tuple[int, bool]:
-        """Answer, and return the status and whether the client was there to the end."""
+    async def _respond(self, request: Request, send: Send, ask: Ask, entry: Entry, fault: Fault | None) -> None:
+        """Answer, or play the fault; nothing is sent to a client that left before."""
         headers = {"x-request-id": entry.name}
         if not self._admitted(request):
             refused = _error("Incorrect API key provided.", "invalid_request_error", "invalid_api_key")
             await _send(send, 401, refused, headers)
-            return 401, True
+            return
         low, high = self._options.latency_range
         seconds = random.Random(f"{entry.digest}{entry.nth}").uniform(low, high)  # noqa: S311
         if fault is not None and fault.kind == "hang":
             await _gone(request)
-            return 0, False
+            return
         if seconds and await _left_within(request, seconds):
-            return 0, False
+            return
         match fault.kind if fault else None:
             case "429" | "500" | "503" | "quota" as kind:
                 assert fault is not None
-                return await _fail(send, kind, fault.retry_after, headers), True
+                await _fail(send, kind, fault.retry_after, headers)
+                return
             case "html":
                 await _send(send, 200, _PAGE, headers, "text/html; charset=utf-8")
-                return 200, True
+                return
             case "error-in-200":
                 await _send(send, 200, _error("Upstream is overloaded.", "server_error", "502"), headers)
-                return 200, True
+                return
             case kind:
                 pass
         found, refusal = self._answer(ask, kind)
@@ -126,12 +136,11 @@ class Chat:
             await send({"type": "http.response.body", "body": whole[: len(whole) // 2], "more_body": True})
         elif ask.stream:
             await _start(send, 200, headers, media)
-            for piece in pieces:
+            for piece in pieces[:-1]:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": pieces[-1]})
         else:
             await _send(send, 200, pieces[0], headers)
-        return 200, True
 
     def _answer(self, ask: Ask, kind: str | None) -> tuple[Answer, str | None]:
         match kind:
@@ -256,23 +265,19 @@ def _error(message: str, kind: str, code: str | None) -> bytes:
     return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code}})
 
 
-async def _fail(send: Send, kind: str, retry_after: float, headers: dict[str, str]) -> int:
+async def _fail(send: Send, kind: str, retry_after: float, headers: dict[str, str]) -> None:
     match kind:
         case "429":
             body = _error("Rate limit reached.", "requests", "rate_limit_exceeded")
             await _send(send, 429, body, headers | {"retry-after": f"{retry_after:g}"})
-            return 429
         case "quota":
             body = _error("You exceeded your current quota.", "insufficient_quota", "insufficient_quota")
             await _send(send, 429, body, headers)
-            return 429
         case "503":
             body = _error("The engine is overloaded.", "server_error", None)
             await _send(send, 503, body, headers | {"retry-after": f"{retry_after:g}"})
-            return 503
         case _:
             await _send(send, 500, _error("The server had an error.", "server_error", None), headers)
-            return 500
 
 
 async def _send(

@@ -197,6 +197,13 @@ def _server(asgi: ASGIApp, started: Callable[[], None], *, grace: int) -> uvicor
             finally:
                 started()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().shutdown(sockets)
+            await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+            # A closed connection is let go of one pass of the loop later; a loop that ends before leaks its socket.
+            for _ in range(10):
+                await asyncio.sleep(0)
+
     logging.getLogger("uvicorn.error").addFilter(_EXPECTED)
     config = uvicorn.Config(
         asgi,

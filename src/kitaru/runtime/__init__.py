@@ -1,0 +1,1 @@
+"""Flows, boundaries, replay, runs, `llm()`. What users may name is in `kitaru` itself; the command line uses the rest."""

@@ -1,0 +1,395 @@
+"""The `@checkpoint` decorator: a function or method whose outcomes are recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import random
+import sys
+import typing
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
+
+import msgspec
+
+from kitaru.errors import EncodeError, StepTimeoutError, UsageError
+from kitaru.runtime.annotations import types_in
+from kitaru.runtime.call import Call, current_place
+from kitaru.runtime.keys import Place, here, valid_name
+from kitaru.runtime.threads import IN_THREAD, WaitingThread, submit, wait_for
+from kitaru.runtime.work import SCALARS, Inputs, Parameters, Work, make_call, stand_in
+from kitaru.store import codec
+
+if TYPE_CHECKING:
+    from kitaru.runtime.digest import Code
+    from kitaru.runtime.execution import Flight
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+T = TypeVar("T")
+S = TypeVar("S")
+
+LONGEST_BACKOFF: Final = 60.0
+_PLAIN = msgspec.msgpack.Encoder()
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a checkpoint runs; see `checkpoint`."""
+
+    retries: int = 0
+    backoff: float | tuple[float, ...] = 1.0
+    timeout: float | None = None
+    retry_on: tuple[type[Exception], ...] = (Exception,)
+    ignore: tuple[str, ...] = ()
+    uses: tuple[Any, ...] = ()
+    effects: bool = False
+    overlap: bool = False
+
+
+class CheckpointWork(Work):
+    """One checkpoint, as the engine sees it."""
+
+    kind = "step"
+
+    def __init__(self, function: Callable[..., Any], name: str, options: Options) -> None:
+        super().__init__(name)
+        self.function = function
+        self.options = options
+        self.effects = options.effects
+        self.announced = options.effects
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.parameters = Parameters(function, options.ignore)
+        self._code: Code | None = None
+        self._decode_inputs: Callable[[bytes], Any] | None = None
+        self._decode_outcome: Callable[[bytes], object] | None = None
+
+    @property
+    def module(self) -> str:
+        return self.function.__module__
+
+    def encode_inputs(self, inputs: Inputs) -> None:
+        recorded = self.parameters.recorded(inputs.args, inputs.kwargs)
+        if type(recorded) is list:
+            for value in recorded:
+                if type(value) not in SCALARS:
+                    break
+            else:
+                try:
+                    inputs.data = data = _PLAIN.encode(recorded)
+                except (UnicodeEncodeError, OverflowError):
+                    pass
+                else:
+                    inputs.fingerprint = codec.fingerprint(data)
+                    return
+        try:
+            data = codec.encode(recorded, unknown=stand_in)
+            inputs.fingerprint = codec.fingerprint(codec.canonical(recorded, unknown=stand_in))
+        except EncodeError as error:
+            raise EncodeError(
+                f"{self.name}(): {error.message}", hint=error.hint or 'Exclude it with @checkpoint(ignore=["..."]).'
+            ) from None
+        if self._decode_inputs is None:
+            self._decode_inputs = codec.decoder(*types_in(self.function), module=self.module)
+        copy: Any = self._decode_inputs(data)
+        inputs.args, inputs.kwargs = self.parameters.received(copy, inputs.args, inputs.kwargs)
+        inputs.data = data
+
+    def encode_outcome(self, value: object) -> bytes:
+        try:
+            return codec.encode(value, unknown=stand_in)
+        except EncodeError as error:
+            raise EncodeError(
+                f"{self.name}() returned what cannot be recorded: {error.message}", hint=error.hint
+            ) from None
+
+    def decode_outcome(self, data: bytes) -> object:
+        decode = self._decode_outcome
+        if decode is None:
+            decode = self._decode_outcome = codec.decoder(*types_in(self.function, "return"), module=self.module)
+        return decode(data)
+
+    def overridden(self, data: bytes) -> object:
+        hints = types_in(self.function, "return")
+        value = codec.decoder()(data)
+        return codec.from_json(value, hints[0]) if hints else value
+
+    def code(self) -> Code:
+        if self._code is None:
+            from kitaru.runtime.digest import code_of
+
+            self._code = code_of(self.function, uses=self.options.uses)
+        return self._code
+
+    def retry_after(self, error: Exception, attempt: int) -> float | None:
+        options = self.options
+        if (
+            attempt > options.retries
+            or not isinstance(error, options.retry_on)
+            or isinstance(error, UsageError | EncodeError)
+        ):
+            return None
+        if isinstance(options.backoff, tuple):
+            return options.backoff[min(attempt, len(options.backoff)) - 1]
+        # Full jitter would let a retry follow at once; half keeps a floor under it.
+        longest: float = min(LONGEST_BACKOFF, options.backoff * 2.0 ** (attempt - 1))
+        return longest * random.uniform(0.5, 1.0)
+
+    async def perform(self, flight: Flight) -> object:
+        function, inputs = self.function, flight.call.inputs
+        place = Place(
+            flight.execution,
+            f"{flight.key}>{flight.attempt}/",
+            inside=flight,
+            thread=None if self.is_async else IN_THREAD,
+        )
+        token = here.set(place)
+        try:
+            if self.options.timeout is not None:
+                return await self._within(self.options.timeout, flight)
+            if self.is_async:
+                return await function(*inputs.args, **inputs.kwargs)
+            body = functools.partial(function, *inputs.args, **inputs.kwargs)
+            if isinstance(flight.party, WaitingThread):
+                return await flight.party.run(body)
+            return await flight.execution.host.in_pool(body)
+        finally:
+            here.reset(token)
+
+    async def _within(self, timeout: float, flight: Flight) -> object:
+        inputs = flight.call.inputs
+        ran_on = ""
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                if self.is_async:
+                    return await self.function(*inputs.args, **inputs.kwargs)
+                if flight.thread is not None and not self.options.overlap:
+                    await asyncio.wait([flight.thread])
+                flight.thread = asyncio.ensure_future(
+                    flight.execution.host.in_pool(functools.partial(self.function, *inputs.args, **inputs.kwargs))
+                )
+                ran_on = "; its thread is possibly still running"
+                return await asyncio.shield(flight.thread)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise StepTimeoutError(
+                f"{self.name} (run {flight.execution.run}, {flight.key}, attempt {flight.attempt}) ran longer than "
+                f"{timeout:g} s{ran_on}"
+            ) from error
+
+    async def run(self, call: Call[Any]) -> object:
+        args = [await a if isinstance(a, Call) else a for a in call.inputs.args]
+        kwargs = {k: await v if isinstance(v, Call) else v for k, v in call.inputs.kwargs.items()}
+        value = self.function(*args, **kwargs)
+        if inspect.isawaitable(value):
+            value = await value
+        return await value if isinstance(value, Call) else value
+
+    def run_plain(self, call: Call[Any]) -> None:
+        """A sync checkpoint outside any flow: a plain call."""
+        args = [a.load() if isinstance(a, Call) else a for a in call.inputs.args]
+        kwargs = {k: v.load() if isinstance(v, Call) else v for k, v in call.inputs.kwargs.items()}
+        value = self.function(*args, **kwargs)
+        call.settle(value.load() if isinstance(value, Call) else value)
+
+
+class Checkpoint(Generic[P, T]):
+    """A step of a flow: calling it gives a `Call`, whose outcome is recorded. Made by `@checkpoint`."""
+
+    def __init__(self, work: CheckpointWork, bound: tuple[Any, ...] = ()) -> None:
+        self._work = work
+        self._bound = bound
+        functools.update_wrapper(self, work.function)
+        self.__kitaru_function__ = work.function
+
+    @property
+    def name(self) -> str:
+        """The name of its boundaries."""
+        return self._work.name
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+        work = self._work
+        place = current_place()
+        call = make_call(work, place, self._bound + args if self._bound else args, kwargs, sys._getframe(1))
+        if place is not None:
+            if place.thread is not None:
+                wait_for(call)
+                if call.failed:
+                    call.load()
+        elif not work.is_async:
+            work.run_plain(call)
+        return call
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+        """Call it and start it without waiting; in sync code it runs on a thread of the pool.
+
+        Raises:
+            UsageError: Outside any flow.
+        """
+        place = current_place()
+        if place is None:
+            raise UsageError(
+                f"{self.name}.submit() outside any flow", hint="Submit inside the body of a @flow function."
+            )
+        call = make_call(self._work, place, self._bound + args, kwargs, sys._getframe(1))
+        if place.thread is not None:
+            submit(call)
+            return call
+        return call.submit()
+
+    def map(self, items: Iterable[Any]) -> list[Call[T]]:
+        """Submit it once for each item, as its first argument; the calls come in the order of the items.
+
+        Raises:
+            UsageError: Outside any flow.
+        """
+        one: Callable[[Any], Call[T]] = self.submit
+        return [one(item) for item in items]
+
+    def options(
+        self,
+        *,
+        name: str | None = None,
+        retries: int | None = None,
+        backoff: float | Sequence[float] | None = None,
+        timeout: float | None = None,
+        retry_on: type[Exception] | Sequence[type[Exception]] | None = None,
+    ) -> Checkpoint[P, T]:
+        """The same checkpoint with other options for the calls made through it; see `checkpoint`."""
+        before = self._work.options
+        changed = msgspec.structs.replace(
+            before,
+            retries=before.retries if retries is None else retries,
+            backoff=before.backoff if backoff is None else _delays(backoff),
+            timeout=before.timeout if timeout is None else timeout,
+            retry_on=before.retry_on if retry_on is None else _types(retry_on),
+        )
+        work = CheckpointWork(self._work.function, valid_name(name or self.name), changed)
+        return Checkpoint(work, self._bound)
+
+    @overload
+    def __get__(self, obj: None, owner: type) -> Checkpoint[P, T]: ...
+
+    @overload
+    def __get__(self: Checkpoint[Concatenate[S, Q], T], obj: S, owner: type | None = None) -> Checkpoint[Q, T]: ...
+
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        return self if obj is None else Checkpoint(self._work, (obj,))
+
+    def __repr__(self) -> str:
+        return f"<checkpoint {self.name}>"
+
+
+class Decorator(typing.Protocol):
+    """What `checkpoint(...)` with options returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, Call[T]]]) -> Checkpoint[P, T]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> Checkpoint[P, T]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, Call[T]]) -> Checkpoint[P, T]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, T]) -> Checkpoint[P, T]: ...
+
+    def __call__(self, function: Callable[..., Any]) -> Any: ...
+
+
+@overload
+def checkpoint(function: Callable[P, Coroutine[Any, Any, Call[T]]], /) -> Checkpoint[P, T]: ...
+
+
+@overload
+def checkpoint(function: Callable[P, Coroutine[Any, Any, T]], /) -> Checkpoint[P, T]: ...
+
+
+@overload
+def checkpoint(function: Callable[P, Call[T]], /) -> Checkpoint[P, T]: ...
+
+
+@overload
+def checkpoint(function: Callable[P, T], /) -> Checkpoint[P, T]: ...
+
+
+@overload
+def checkpoint(
+    *,
+    name: str | None = None,
+    retries: int = 0,
+    backoff: float | Sequence[float] = 1.0,
+    timeout: float | None = None,
+    retry_on: type[Exception] | Sequence[type[Exception]] = Exception,
+    ignore: Sequence[str] = (),
+    uses: Sequence[object] = (),
+    effects: bool = False,
+    overlap: bool = False,
+) -> Decorator: ...
+
+
+def checkpoint(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    retries: int = 0,
+    backoff: float | Sequence[float] = 1.0,
+    timeout: float | None = None,
+    retry_on: type[Exception] | Sequence[type[Exception]] = Exception,
+    ignore: Sequence[str] = (),
+    uses: Sequence[object] = (),
+    effects: bool = False,
+    overlap: bool = False,
+) -> Any:
+    """Make a function or method a step: its outcome is recorded, and a recorded outcome is not made again.
+
+    Args:
+        name: The name of its boundaries; the function's own by default.
+        retries: How many more attempts follow a failed one.
+        backoff: Seconds before the first retry, doubled for each further one (at most 60 s, with jitter); or the delays
+            themselves, the last one for all that follow.
+        timeout: Seconds that one attempt may take.
+        retry_on: The exceptions that are retried.
+        ignore: Parameters that are handed on live, not recorded, and no part of the fingerprint.
+        uses: Further functions, classes or values that its outcome depends on, for its code digest.
+        effects: It changes the world (charges a card, sends a mail): its start is committed first, and a replay does not
+            run it again unless told to.
+        overlap: A sync function that timed out may be retried while its thread still runs.
+
+    Raises:
+        UsageError: An option is out of range, or names what the function does not have.
+    """
+    if retries < 0 or (timeout is not None and timeout <= 0):
+        raise UsageError("a checkpoint's retries cannot be negative, nor its timeout 0 or less")
+    options = Options(
+        retries=retries,
+        backoff=_delays(backoff),
+        timeout=timeout,
+        retry_on=_types(retry_on),
+        ignore=tuple(ignore),
+        uses=tuple(uses),
+        effects=effects,
+        overlap=overlap,
+    )
+
+    def decorate(function: Callable[..., Any]) -> Checkpoint[..., Any]:
+        if isinstance(function, staticmethod | classmethod):
+            raise UsageError("@checkpoint goes below @staticmethod or @classmethod, not above")
+        return Checkpoint(CheckpointWork(function, valid_name(name or function.__name__), options))
+
+    return decorate if function is None else decorate(function)
+
+
+def _delays(backoff: float | Sequence[float]) -> float | tuple[float, ...]:
+    delays = tuple(backoff) if isinstance(backoff, Sequence) else (backoff,)
+    if not delays or min(delays) < 0:
+        raise UsageError("a checkpoint's backoff needs at least one delay, and none below 0")
+    return delays if isinstance(backoff, Sequence) else backoff
+
+
+def _types(retry_on: type[Exception] | Sequence[type[Exception]]) -> tuple[type[Exception], ...]:
+    return tuple(retry_on) if isinstance(retry_on, Sequence) else (retry_on,)

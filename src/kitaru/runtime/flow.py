@@ -1,0 +1,337 @@
+"""The `@flow` decorator: a function whose runs are durable."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from kitaru.errors import EncodeError, Suspended, UsageError
+from kitaru.runtime.annotations import hints_of, types_in
+from kitaru.runtime.call import Call, current_place
+from kitaru.runtime.keys import Place, here, valid_name
+from kitaru.runtime.threads import FlowThread, start_flow_thread, wait_for
+from kitaru.runtime.work import Inputs, Unresolved, Work, make_call, stand_in
+from kitaru.store import codec
+from kitaru.store.events import FINISHED, BoundaryEvent, ChildStarted, FlowRef
+
+if TYPE_CHECKING:
+    from kitaru.runtime.digest import Code
+    from kitaru.runtime.execution import Execution, Flight
+    from kitaru.runtime.handle import RunHandle
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class FlowWork(Work):
+    """One flow, as the engine sees it: the body of a run, and a boundary where another flow calls it."""
+
+    kind = "flow"
+    announced = True
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        super().__init__(name)
+        self.function = function
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.signature = inspect.signature(function)
+        self._decode_inputs: Callable[[bytes], Any] | None = None
+        self._decode_outcome: Callable[[bytes], object] | None = None
+        self._code: Code | None = None
+
+    @property
+    def module(self) -> str:
+        return self.function.__module__
+
+    @property
+    def ref(self) -> FlowRef:
+        """Where the flow lives."""
+        file = inspect.getsourcefile(self.function) or self.function.__code__.co_filename
+        return FlowRef(codec.portable_module(self.module), self.function.__qualname__, file, self.name)
+
+    # -- as the body of a run -----------------------------------------------------------------------------------------
+
+    def named_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call, by parameter name.
+
+        Raises:
+            UsageError: They do not fit the flow's signature.
+        """
+        try:
+            return dict(self.signature.bind(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise UsageError(f"{self.name}{self.signature} cannot be called so: {error}") from None
+
+    def encode_named(self, named: Mapping[str, Any]) -> tuple[bytes, bytes]:
+        """Inputs by name, encoded, and their fingerprint.
+
+        Raises:
+            EncodeError: One of them cannot be recorded.
+            Unresolved: One of them is a handle without a value.
+        """
+        data = codec.encode(dict(named), unknown=stand_in)
+        return data, codec.fingerprint(codec.canonical(dict(named), unknown=stand_in))
+
+    def decode_inputs(self, data: bytes) -> dict[str, Any]:
+        """Inputs by name, decoded."""
+        if self._decode_inputs is None:
+            self._decode_inputs = codec.decoder(*types_in(self.function), module=self.module)
+        named: Any = self._decode_inputs(data)
+        return dict(named)
+
+    def input_from_json(self, name: str, value: object) -> object:
+        """One input as parsed from JSON, as the flow's annotation wants it.
+
+        Raises:
+            UsageError: The flow has no such parameter, or the value does not fit it.
+        """
+        if name not in self.signature.parameters:
+            raise UsageError(f"{self.name}{self.signature} has no parameter {name!r}")
+        hints = hints_of(self.function)
+        return codec.from_json(value, hints[name]) if name in hints else value
+
+    async def run_body(self, execution: Execution) -> bytes:
+        """Run the flow's code to its end and give its encoded result."""
+        bound = self.signature.bind_partial()
+        bound.arguments.update(self.decode_inputs(execution.inputs))
+        if self.is_async:
+            value = await self.function(*bound.args, **bound.kwargs)
+        else:
+            value = await self._run_in_thread(execution, functools.partial(self.function, *bound.args, **bound.kwargs))
+        while True:
+            try:
+                return self.encode_outcome(value)
+            except Unresolved as handle:
+                await handle.call
+
+    def encode_outcome(self, value: object) -> bytes:
+        try:
+            return codec.encode(value, unknown=stand_in)
+        except EncodeError as error:
+            raise EncodeError(
+                f"{self.name}() returned what cannot be recorded: {error.message}", hint=error.hint
+            ) from None
+
+    def decode_outcome(self, data: bytes) -> object:
+        if self._decode_outcome is None:
+            self._decode_outcome = codec.decoder(*types_in(self.function, "return"), module=self.module)
+        return self._decode_outcome(data)
+
+    async def _run_in_thread(self, execution: Execution, body: Callable[[], object]) -> object:
+        turns = execution.turns
+
+        def on_thread(thread: FlowThread) -> object:
+            here.set(Place(execution, "", thread=thread))
+            return body()
+
+        thread, end = start_flow_thread(execution.host.loop, f"kitaru flow {self.name} {execution.run}", on_thread)
+        execution.thread = thread
+        turns.open.add(thread)
+        turns.open.discard(asyncio.current_task())
+        try:
+            return await asyncio.shield(end)
+        except asyncio.CancelledError:
+            if not execution.leaving or end.done():
+                raise
+            # A thread cannot be killed: it is given some time to come to a boundary, where it is stopped.
+            await asyncio.wait([end], timeout=execution.host.patience)
+            raise Suspended from None
+        finally:
+            turns.open.discard(thread)
+
+    def code(self) -> Code:
+        if self._code is None:
+            from kitaru.runtime.digest import code_of
+
+            self._code = code_of(self.function)
+        return self._code
+
+    # -- as a boundary of another flow --------------------------------------------------------------------------------
+
+    def encode_inputs(self, inputs: Inputs) -> None:
+        named = self.named_inputs(inputs.args, inputs.kwargs)
+        inputs.data, inputs.fingerprint = self.encode_named(named)
+
+    async def run(self, call: Call[Any]) -> object:
+        from kitaru.runtime.runtime import default_runtime
+
+        flow: Flow[..., Any] = Flow(self)
+        handle = await default_runtime().start(flow, *call.inputs.args, **call.inputs.kwargs)
+        try:
+            return await handle.result()
+        except asyncio.CancelledError:
+            handle.park_soon()
+            raise
+
+    def wait_in_thread(self, call: Call[Any]) -> None:
+        if call.place is not None:
+            wait_for(call)
+            return
+        from kitaru.runtime.runtime import default_runtime
+
+        try:
+            flow: Flow[..., Any] = Flow(self)
+            call.settle(default_runtime().run(flow, *call.inputs.args, **call.inputs.kwargs).wait())
+        except Exception as error:
+            call.fail(error)
+
+    async def perform(self, flight: Flight) -> object:
+        execution = flight.execution
+        handle = await execution.host.runtime.start_child(execution, self, flight)
+        try:
+            return await handle.result()
+        except Exception as error:
+            if await handle.status() not in FINISHED:
+                # The child left memory without an end of its own (it diverged, or its log cannot be written): this is
+                # no failure of the call, and both can be resumed.
+                execution.stop(error)
+                raise Suspended from None
+            raise
+
+    def abandoned(self, flight: Flight) -> None:
+        flight.execution.host.runtime.cancel_child(flight)
+
+    def started_event(self, flight: Flight, at: float) -> BoundaryEvent:
+        return ChildStarted(
+            v=1, at=at, key=flight.key, kind=self.kind, fingerprint=flight.fingerprint, code=flight.code,
+            inputs=flight.inputs, order=flight.order, attempt=flight.attempt, child=child_id(flight.execution.run, flight.key),
+        )  # fmt: skip
+
+
+def child_id(parent: str, key: str) -> str:
+    """The id of the child run that a flow's call stands for: derived from its parent's id and its key."""
+    digest = codec.content_digest(f"{parent}\0{key}".encode())
+    return base64.b32encode(digest[:10]).decode().lower()
+
+
+class Flow(Generic[P, T]):
+    """A durable function. Made by `@flow`.
+
+    In async code `await writer("tides")` runs it; `await writer.start("tides")` starts it and gives a handle. In sync
+    code `writer.run("tides")` starts it in the background, and `.wait()` of the handle gives its result.
+    """
+
+    def __init__(self, work: FlowWork, run_id: str | None = None) -> None:
+        self._work = work
+        self._run_id = run_id
+        functools.update_wrapper(self, work.function)
+        self.__kitaru_function__ = work.function
+
+    @property
+    def name(self) -> str:
+        """The flow's name."""
+        return self._work.name
+
+    @property
+    def work(self) -> FlowWork:
+        """The flow, as the engine sees it."""
+        return self._work
+
+    @property
+    def run_id(self) -> str | None:
+        """The id that its next run gets, if `.options` gave one."""
+        return self._run_id
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+        place = current_place()
+        if place is not None and place.inside is not None:
+            raise UsageError(
+                f"{self.name}() is called inside the checkpoint {place.inside.key}",
+                hint="Call a flow from another flow's own code; inside a checkpoint call its steps.",
+            )
+        if self._run_id is not None:
+            raise UsageError(
+                f"{self.name}.options(run_id=...) is called as a function",
+                hint="Use .start() or .run() of it; a flow called by another flow has an id of its parent's making.",
+            )
+        call = make_call(self._work, place, args, kwargs, sys._getframe(1))
+        if place is not None and place.thread is not None:
+            wait_for(call)
+            if call.failed:
+                call.load()
+        return call
+
+    async def start(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
+        """Start a run in the default runtime, on this loop. An id that exists already gives that run's handle.
+
+        Raises:
+            UsageError: The inputs do not fit, or the id belongs to another flow or other inputs.
+            EncodeError: An input cannot be recorded.
+            StoreError: The run could not be recorded.
+        """
+        from kitaru.runtime.runtime import default_runtime
+
+        return await default_runtime().start(self, *args, **kwargs)
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
+        """Start a run in the default runtime, on its background loop; raises as `start` does."""
+        from kitaru.runtime.runtime import default_runtime
+
+        return default_runtime().run(self, *args, **kwargs)
+
+    def options(self, *, run_id: str | None = None) -> Flow[P, T]:
+        """The same flow, with settings for its next run.
+
+        Args:
+            run_id: The run's id; starting an id twice gives the same run.
+        """
+        return Flow(self._work, run_id)
+
+    def __repr__(self) -> str:
+        return f"<flow {self.name}>"
+
+
+class FlowDecorator(typing.Protocol):
+    """What `flow(...)` with options returns."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, Call[T]]]) -> Flow[P, T]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> Flow[P, T]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, Call[T]]) -> Flow[P, T]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, T]) -> Flow[P, T]: ...
+
+    def __call__(self, function: Callable[..., Any]) -> Any: ...
+
+
+@overload
+def flow(function: Callable[P, Coroutine[Any, Any, Call[T]]], /) -> Flow[P, T]: ...
+
+
+@overload
+def flow(function: Callable[P, Coroutine[Any, Any, T]], /) -> Flow[P, T]: ...
+
+
+@overload
+def flow(function: Callable[P, Call[T]], /) -> Flow[P, T]: ...
+
+
+@overload
+def flow(function: Callable[P, T], /) -> Flow[P, T]: ...
+
+
+@overload
+def flow(*, name: str | None = None) -> FlowDecorator: ...
+
+
+def flow(function: Callable[..., Any] | None = None, /, *, name: str | None = None) -> Any:
+    """Make a function a flow: what it calls is recorded, and a run of it can be resumed and replayed.
+
+    Args:
+        name: The flow's name; the function's own by default.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
+        return Flow(FlowWork(function, valid_name(name or function.__name__)))
+
+    return decorate if function is None else decorate(function)

@@ -1,0 +1,344 @@
+"""Replaying a run: a new run, forked from it, that executes only what its options and the present code ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from kitaru.errors import AmbiguousError, NotFoundError, ReplayError, RunExistsError, UsageError
+from kitaru.runtime import history as histories
+from kitaru.runtime import loader
+from kitaru.runtime.history import PYTHON, History
+from kitaru.runtime.keys import name_of
+from kitaru.runtime.models import current_registry
+from kitaru.runtime.replay import Record, Rules
+from kitaru.store import codec
+from kitaru.store.events import (
+    AnyEvent,
+    Blob,
+    CodeSeen,
+    Copied,
+    FlowRef,
+    Origin,
+    Parent,
+    Ref,
+    RunFailed,
+    RunStarted,
+)
+from kitaru.store.names import new_run_id, valid_run_id
+from kitaru.store.protocol import Recorded
+
+if TYPE_CHECKING:
+    from kitaru.runtime.execution import Execution, Flight
+    from kitaru.runtime.flow import Flow, FlowWork
+    from kitaru.runtime.handle import RunHandle
+    from kitaru.runtime.runtime import Runtime
+
+_STILL: Final = 0.3
+"""Seconds without progress after which a dry run has come as far as it can."""
+
+
+class ReplayOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replay is told.
+
+    Args:
+        run_id: The new run's id.
+        from_: Selectors of boundaries that run again, with all whose start was recorded after theirs.
+        overrides: Outcomes, as JSON text, by selector.
+        inputs: Flow inputs that change, as parsed from JSON, by parameter name.
+        keep_code: Reuse outcomes whatever became of the code that made them.
+        verify: Allow nothing live.
+        dry_run: Record nothing and execute nothing; see what would.
+        allow_effects: Names of `effects=True` checkpoints that may run again.
+        model: Models to ask instead of those that calls name.
+        registry: `current`, or `source` for the registry that the source run had.
+
+    A selector is a key, a name, or an event's number in the source run.
+    """
+
+    run_id: str | None = None
+    from_: tuple[str, ...] = ()
+    overrides: dict[str, str] = msgspec.field(default_factory=dict)
+    inputs: dict[str, object] = msgspec.field(default_factory=dict)
+    keep_code: bool = False
+    verify: bool = False
+    dry_run: bool = False
+    allow_effects: tuple[str, ...] = ()
+    model: dict[str, str] = msgspec.field(default_factory=dict)
+    registry: str = "current"
+
+
+class Fork(msgspec.Struct):
+    """A replay under way, or, for `--dry-run` and `--verify`, one that leaves no run behind.
+
+    `would_run` are the keys that a dry run would execute, and why; `not_reached` those of the source that it did not come to.
+    """
+
+    source: str
+    run: str
+    handle: Any
+    would_run: dict[str, str] = msgspec.field(default_factory=dict)
+    not_reached: tuple[str, ...] = ()
+    execution: Any = None
+
+
+async def replay(runtime: Runtime, run: str, options: ReplayOptions, flow: Flow[..., Any] | None = None) -> Fork:
+    """Replay a run on this loop.
+
+    Args:
+        runtime: Where the run is, and where the new one will be.
+        run: The source run's whole id. Its log is not touched.
+        options: What to do otherwise than it did.
+        flow: Its flow as it is now; found by what the run remembers if not given.
+
+    Returns:
+        The fork. Its handle's result raises what the flow raises; with `verify` a `LiveCallError` at the first boundary
+        that would have to run, or a `ReplayError` naming what is no longer reached; with `dry_run` there is no handle.
+
+    Raises:
+        NotFoundError, AmbiguousError: A selector fits nothing, or several boundaries.
+        UsageError: An input does not exist or does not fit.
+    """
+    await runtime.open()
+    events = await runtime.store.events(run)
+    source = histories.read(run, events)
+    if source.started is None:
+        raise NotFoundError(f"no run {run}, or it was pruned", hint="`kitaru runs` lists them.")
+    if flow is None:
+        flow = loader.load_flow(source.started.flow)
+    rules = _rules(source, options)
+    data = await _inputs(runtime, source, flow, options)
+    registry = current_registry() if options.registry == "current" else await runtime.value(source.started.registry)
+    fork_id = valid_run_id(options.run_id) if options.run_id is not None else new_run_id()
+    first, artifacts = opening(
+        source,
+        events,
+        flow.work.ref,
+        data,
+        flow.work.encode_named(flow.work.decode_inputs(data))[1],
+        rules,
+        registry,
+        None,
+    )
+    if not (options.verify or options.dry_run):
+        return Fork(run, fork_id, await runtime.begin_fork(fork_id, flow.work, first, artifacts))
+    return await _unrecorded(runtime, run, fork_id, flow, first, dry=options.dry_run)
+
+
+def opening(
+    source: History,
+    events: list[Recorded],
+    flow: FlowRef,
+    data: bytes,
+    fingerprint: bytes,
+    rules: Rules,
+    registry: bytes,
+    parent: Parent | None,
+) -> tuple[list[AnyEvent], dict[bytes, bytes]]:
+    """The first transaction of a fork: what it is told, and copies of all that it may reuse."""
+    now = time.time()
+    inputs, artifacts = _blob(data)
+    snapshot, more = _blob(registry)
+    started = RunStarted(
+        v=1, at=now, flow=flow, inputs=inputs, fingerprint=fingerprint, kitaru=_version(), python=PYTHON, parent=parent,
+        origin=Origin(source.run, events[-1].seq, msgspec.msgpack.encode(rules)), registry=snapshot,
+    )  # fmt: skip
+    first: list[AnyEvent] = [started]
+    first += [CodeSeen(1, now, digest, blob) for digest, blob in source.codes.items()]
+    causes = {key for recorded in events if isinstance(recorded.event, RunFailed) for key in recorded.event.causes}
+    last_own = max((r.turn for r in source.records.values() if r.own), default=0)
+    for record in source.records.values():
+        if record.state == "started" or record.key in rules.forced or record.key in causes:
+            continue
+        event = record.event
+        if event.key != record.key:
+            event = msgspec.structs.replace(event, key=record.key)
+        turn = record.turn if record.own or not record.turn else record.turn + last_own
+        first.append(Copied(1, now, source.run, record.seq, turn, msgspec.Raw(msgspec.msgpack.encode(event))))
+    return first, {**artifacts, **more}
+
+
+async def fork_child(
+    runtime: Runtime, parent: Execution, work: FlowWork, flight: Flight, source: str, run: str
+) -> RunHandle[Any] | None:
+    """A child run of a replayed parent, forked from the child that the parent's source had; None if it had none."""
+    try:
+        events = await runtime.store.events(source)
+    except NotFoundError:
+        return None
+    history = histories.read(source, events)
+    if history.started is None:
+        return None
+    rules = Rules(
+        replaying=True,
+        keep_code=parent.rules.keep_code,
+        verify=parent.rules.verify,
+        allow_effects=parent.rules.allow_effects,
+        models=parent.rules.models,
+    )
+    first, artifacts = opening(
+        history,
+        events,
+        work.ref,
+        flight.data,
+        flight.fingerprint,
+        rules,
+        parent.registry,
+        Parent(parent.run, flight.key),
+    )
+    try:
+        return await runtime.begin_fork(run, work, first, artifacts)
+    except RunExistsError:
+        return None
+
+
+# -- what the options mean ----------------------------------------------------------------------------------------------
+
+
+def _rules(source: History, options: ReplayOptions) -> Rules:
+    forced: set[str] = set()
+    for selector in options.from_:
+        start = select(source, selector).event.order
+        forced |= {r.key for r in source.records.values() if r.event.order >= start}
+    overrides: dict[str, Blob] = {}
+    for selector, text in options.overrides.items():
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise UsageError(
+                f"the override of {selector} is not JSON: {error}", hint="A text needs quotes: '\"text\"'."
+            ) from None
+        overrides[select(source, selector).key] = codec.encode(value)
+    names = {name_of(record.key) for record in source.records.values()}
+    for name in options.allow_effects:
+        if name not in names:
+            raise NotFoundError(
+                f"run {source.run} has no boundary {name!r}", hint=f"It has: {', '.join(sorted(names))}."
+            )
+    return Rules(
+        replaying=True,
+        keep_code=options.keep_code,
+        verify=options.verify or options.dry_run,
+        forced=frozenset(forced),
+        overrides=overrides,
+        allow_effects=frozenset(options.allow_effects),
+        models=options.model,
+    )
+
+
+def select(source: History, selector: str) -> Record:
+    """The one recorded boundary that a selector means: by key, by event number, or by name.
+
+    Raises:
+        NotFoundError: None.
+        AmbiguousError: Several; the message lists them.
+    """
+    selector = selector.removeprefix("checkpoint.")
+    records = list(source.records.values())
+    found = [r for r in records if r.key == selector]
+    if found and "[" not in selector and "/" not in selector:
+        # A bare name is also the key of its first boundary; that is a choice only where it is the only one.
+        found = [r for r in records if name_of(r.key) == selector]
+    if not found and selector.isdigit():
+        found = [r for r in records if r.seq == int(selector)]
+    if not found:
+        found = [r for r in records if name_of(r.key) == selector]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        names = ", ".join(dict.fromkeys(name_of(r.key) for r in records))
+        raise NotFoundError(f"run {source.run} has no boundary {selector!r}", hint=f"It has: {names}.")
+    listed = "\n".join(f"  event {r.seq}: {r.key}({histories.shown(r.event.inputs)})" for r in found)
+    raise AmbiguousError(
+        f"{selector!r} fits {len(found)} boundaries of run {source.run}:\n{listed}",
+        hint="Name one by its event number.",
+    )
+
+
+async def _inputs(runtime: Runtime, source: History, flow: Flow[..., Any], options: ReplayOptions) -> bytes:
+    assert source.started is not None
+    data = await runtime.value(source.started.inputs)
+    if not options.inputs:
+        return data
+    work = flow.work
+    named = work.decode_inputs(data)
+    for name, value in options.inputs.items():
+        named[name] = work.input_from_json(name, value)
+    return work.encode_named(named)[0]
+
+
+# -- replays that leave nothing behind ----------------------------------------------------------------------------------
+
+
+async def _unrecorded(
+    runtime: Runtime, source: str, run: str, flow: Flow[..., Any], first: list[AnyEvent], *, dry: bool
+) -> Fork:
+    from kitaru.runtime.execution import Execution
+    from kitaru.runtime.handle import RunHandle
+    from kitaru.runtime.host import Host
+    from kitaru.runtime.unrecorded import UnrecordedStore
+
+    host = Host(runtime, UnrecordedStore(runtime.store), asyncio.get_running_loop())
+    history = histories.read(run, [Recorded(seq, 0, event) for seq, event in enumerate(first, 1)])
+    started = history.started
+    assert started is not None
+    execution = Execution(
+        host, run, 1, flow.work, await runtime.value(started.inputs), history, await runtime.value(started.registry)
+    )
+    if dry:
+        execution.would_run = {}
+    host.begin(execution)
+    fork = Fork(source, run, RunHandle(runtime, run, flow.work, execution), execution=execution)
+    if not dry:
+        return fork
+    done = asyncio.wrap_future(execution.finished)
+    seen = -1
+    while not done.done() and seen != (seen := execution.progress()):
+        await asyncio.wait([done], timeout=_STILL)
+    fork.would_run = dict(execution.would_run or {})
+    fork.not_reached = tuple(r.key for r in history.records.values() if not r.claimed and r.key not in fork.would_run)
+    if not done.done():
+        execution.leave("a dry run")
+        if execution.root is not None:
+            await asyncio.wait([execution.root])
+    if done.done() and not done.cancelled():
+        done.exception()
+    fork.handle = None
+    return fork
+
+
+async def verified(runtime: Runtime, fork: Fork) -> object:
+    """The result of a `--verify` replay whose every boundary was reused.
+
+    Raises:
+        LiveCallError: A boundary would have to run.
+        ReplayError: The flow no longer comes to a recorded boundary.
+    """
+    result: object = await fork.handle.result()
+    left = [r.key for r in fork.execution.records.values() if not r.claimed and r.state != "cancelled"]
+    if left:
+        raise ReplayError(
+            f"a replay of run {fork.source} does not come to {', '.join(left[:5])}"
+            + (" and more" if len(left) > 5 else ""),
+            hint="The code around its boundaries changed; `kitaru replay` without --verify lists them as dropped.",
+        )
+    return result
+
+
+def _blob(data: bytes) -> tuple[Blob, dict[bytes, bytes]]:
+    from kitaru.runtime.execution import INLINE_LIMIT
+
+    if len(data) <= INLINE_LIMIT:
+        return data, {}
+    digest = codec.content_digest(data)
+    return Ref(digest, len(data)), {digest: data}
+
+
+def _version() -> str:
+    from kitaru import __version__
+
+    return __version__

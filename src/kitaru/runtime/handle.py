@@ -1,0 +1,151 @@
+"""The handle of a run, wherever it runs."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
+
+from kitaru.errors import RunCancelledError, RunError, RunParkedError, UsageError
+from kitaru.store import codec
+from kitaru.store.events import FINISHED, AnyEvent, RunCancelled, RunCompleted, RunFailed, RunRetried, Status
+
+if TYPE_CHECKING:
+    from kitaru.runtime.execution import Execution
+    from kitaru.runtime.flow import FlowWork
+    from kitaru.runtime.runtime import Runtime
+
+T = TypeVar("T")
+
+
+class RunHandle(Generic[T]):
+    """A run: wait for its result, look at it, cancel it. Giving up a wait never touches the run."""
+
+    def __init__(self, runtime: Runtime, run: str, work: FlowWork, execution: Execution | None) -> None:
+        self._runtime = runtime
+        self._work = work
+        self._execution = execution
+        self.id = run
+        """The run's id."""
+
+    async def result(self) -> T:
+        """The flow's result, when it has one.
+
+        Raises:
+            Exception: What the flow failed with.
+            RunCancelledError: The run was cancelled.
+            RunParkedError: It left memory first; it can be resumed.
+        """
+        execution = self._execution
+        if execution is None:
+            return cast(T, await follow(self._runtime, self.id, self._work))
+        return cast(T, self._work.decode_outcome(await _awaited(execution.finished)))
+
+    def wait(self, timeout: float | None = None) -> T:
+        """The flow's result, in sync code.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Raises:
+            TimeoutError: It took longer; the run goes on.
+            UsageError: On an event loop's thread.
+            Exception: As `result`.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise UsageError(
+                "RunHandle.wait() on an event loop's thread would block it", hint="Use `await handle.result()`."
+            )
+        if self._execution is not None:
+            return cast(T, self._work.decode_outcome(self._execution.finished.result(timeout)))
+        return cast(T, self._runtime.background(follow(self._runtime, self.id, self._work)).result(timeout))
+
+    async def status(self) -> Status:
+        """The run's status, from its log."""
+        return (await self._runtime.store.run(self.id)).status
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask for the run to be cancelled: its flow sees a cancellation and its cleanup code runs.
+
+        Raises:
+            RunError: The run has finished.
+        """
+        await self._runtime.cancel(self.id, reason)
+
+    def park_soon(self) -> None:
+        """Have the run leave memory, if it is in this process. It can be resumed."""
+        execution = self._execution
+        if execution is not None and not execution.finished.done():
+            execution.host.loop.call_soon_threadsafe(execution.leave, "nobody waits for it any more")
+
+    async def park(self) -> None:
+        """Have the run leave memory, and wait until it has."""
+        execution = self._execution
+        if execution is not None:
+            self.park_soon()
+            await left(execution)
+
+    def __repr__(self) -> str:
+        return f"<run {self.id} of {self._work.name}>"
+
+
+async def left(execution: Execution) -> None:
+    """Wait until a run has left this process's memory, on whichever loop it was."""
+    await _ended(execution.finished)
+
+
+async def _awaited(source: Future[bytes]) -> bytes:
+    await _ended(source)
+    return source.result()
+
+
+async def _ended(source: Future[bytes]) -> None:
+    # Not asyncio.wrap_future: cancelling the wait must not cancel the run's own future.
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    def tell(_: object) -> None:
+        try:
+            loop.call_soon_threadsafe(settle)
+        except RuntimeError:
+            return
+
+    source.add_done_callback(tell)
+    await done
+
+
+async def follow(runtime: Runtime, run: str, work: FlowWork) -> object:
+    """Wait for the result of a run that another process runs."""
+    after = 0
+    while True:
+        events = await runtime.store.watch(run, after=after, timeout=1.0)
+        end: AnyEvent | None = None
+        for recorded in events:
+            after = recorded.seq
+            if isinstance(recorded.event, RunCompleted | RunFailed | RunCancelled):
+                end = recorded.event
+            elif isinstance(recorded.event, RunRetried):
+                end = None
+        if isinstance(end, RunCompleted):
+            return work.decode_outcome(await runtime.value(end.outcome))
+        if isinstance(end, RunFailed):
+            raise codec.decode_exception(await runtime.value(end.error), module=work.module)
+        if isinstance(end, RunCancelled):
+            raise RunCancelledError(f"run {run} was cancelled" + (f": {end.reason}" if end.reason else ""))
+        if not events:
+            row = await runtime.store.run(run)
+            if not row.live and row.status not in FINISHED:
+                raise RunParkedError(
+                    f"run {run} is {row.status}, and no living process runs it",
+                    hint=f"Go on with `kitaru resume {run}`.",
+                )
+            if row.status == "pruned":
+                raise RunError(f"run {run} was pruned; its result is gone")

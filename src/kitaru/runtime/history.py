@@ -1,0 +1,238 @@
+"""What a run's log says, made ready for replay: records by key, turns in order, the rules of a fork."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from kitaru.errors import DecodeError, DivergenceError
+from kitaru.runtime.keys import name_of
+from kitaru.runtime.replay import NO_RULES, STATE_OF, Record, Rules
+from kitaru.runtime.turns import RecordedTurn
+from kitaru.store import codec
+from kitaru.store.events import (
+    AnyEvent,
+    Blob,
+    Boundary,
+    BoundaryEvent,
+    CancelRequested,
+    CodeSeen,
+    Copied,
+    Overridden,
+    Reused,
+    RunClaimed,
+    RunRetried,
+    RunStarted,
+    StepFailed,
+)
+from kitaru.store.protocol import Recorded
+
+if TYPE_CHECKING:
+    from kitaru.runtime.call import Call
+
+_BOUNDARY = msgspec.msgpack.Decoder(BoundaryEvent)
+_RULES = msgspec.msgpack.Decoder(Rules)
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+
+
+class History:
+    """The recorded past of one run. An empty one is that of a run that starts now."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.rules: Rules = NO_RULES
+        self.records: dict[str, Record] = {}
+        self.turns: deque[RecordedTurn] = deque()
+        self.order = 0
+        self.codes: dict[bytes, Blob] = {}
+        self.overridden: set[str] = set()
+        self.cancel_requested = False
+        self.deviations = 0
+        self.other_python = False
+        self.started: RunStarted | None = None
+        self._children: dict[str, list[Record]] = {}
+        self._names: dict[str, list[Record]] | None = None
+        self._pythons: set[str] = set()
+
+    @property
+    def may_move(self) -> bool:
+        """Whether a key that is not recorded may take the record of another."""
+        return self.rules.replaying or self.other_python
+
+    def by_name(self, name: str) -> list[Record]:
+        """The records of boundaries called `name`."""
+        if self._names is None:
+            self._names = {}
+            for record in self.records.values():
+                self._names.setdefault(name_of(record.key), []).append(record)
+        return self._names.get(name, [])
+
+    def children(self, key: str, attempt: int) -> list[Record]:
+        """The finished boundaries inside one attempt of a checkpoint."""
+        return self._children.get(f"{key}>{attempt}", [])
+
+    def never_asked(self) -> list[str]:
+        """Own recorded boundaries with an outcome that the flow has not come to."""
+        return [r.key for r in self.records.values() if r.own and not r.claimed and r.state in ("completed", "failed")]
+
+    # -- what a divergence says ---------------------------------------------------------------------------------------
+
+    def divergence(self, call: Call[Any], record: Record, why: str) -> DivergenceError:
+        """The log holds something else under the key that the code asks for."""
+        event = record.event
+        if why == "kind":
+            recorded, asked = f"a {event.kind}", f"a {call.work.kind}"
+        else:
+            recorded, asked = shown(event.inputs), shown(call.inputs.data or b"")
+        hint = "Mend the code and resume, or replay the run: `kitaru replay " + self.run + "`."
+        twins = [r for r in self.by_name(name_of(call.key)) if r is not record]
+        if any(r.event.fingerprint == call.inputs.fingerprint for r in twins):
+            hint = "Only the order of calls of that name differs: does the flow iterate over a set? Sort it. " + hint
+        return DivergenceError(
+            f"run {self.run} diverged at {call.key}, event {record.seq}\n"
+            f"  the log holds:  {call.work.name}({recorded})\n"
+            f"  the code asks:  {call.work.name}({asked})\n"
+            f"  at {call.where}",
+            hint=hint,
+        )
+
+    def unreached(
+        self, keys: Collection[str], asked: Iterable[str], lines: dict[str, str] | None = None
+    ) -> DivergenceError:
+        """The flow does not come to boundaries that the log holds."""
+        missing = sorted(keys, key=lambda k: self.records[k].seq if k in self.records else 0)
+        first = missing[0]
+        record = self.records.get(first)
+        recorded = f"{first} (event {record.seq}: {shown(record.event.inputs)})" if record is not None else first
+        lines = lines or {}
+        instead = ", ".join(f"{key} at {lines[key]}" if key in lines else key for key in asked)
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        return DivergenceError(
+            f"run {self.run} diverged: the flow does not come to {first}\n"
+            f"  the log holds:  {recorded}{more}\n"
+            f"  the code asks:  {instead or 'nothing more; it has ended'}",
+            hint=f"Mend the code and resume, or replay the run: `kitaru replay {self.run}`.",
+        )
+
+
+def read(run: str, events: Iterable[Recorded], *, python: str = PYTHON) -> History:
+    """A run's past from its log."""
+    history = History(run)
+    turns: dict[int, set[str]] = {}
+    copies: dict[int, Copied] = {}
+    reused: set[int] = set()
+    for recorded in events:
+        _take(history, recorded, turns, copies, reused)
+    history.other_python = any(p.rpartition(".")[0] != python.rpartition(".")[0] for p in history._pythons)
+    for number in sorted(turns):
+        if keys := {k for k in turns[number] if _has_turn(history.records.get(k), number)}:
+            history.turns.append(RecordedTurn(number, keys, strict=True))
+    _add_copies(history, copies, reused)
+    return history
+
+
+def _take(
+    history: History, recorded: Recorded, turns: dict[int, set[str]], copies: dict[int, Copied], reused: set[int]
+) -> None:
+    seq, turn, event = recorded
+    if isinstance(event, Boundary):
+        _take_boundary(history, seq, turn, event)
+        if turn:
+            turns.setdefault(turn, set()).add(event.key)
+    elif isinstance(event, Reused):
+        reused.add(event.seq)
+        inner = _BOUNDARY.decode(copies[event.seq].event)
+        state = STATE_OF[type(inner)]
+        history.records[event.key] = Record(event.key, inner, state, seq=seq, turn=turn, own=True)
+        if turn:
+            turns.setdefault(turn, set()).add(event.key)
+    elif isinstance(event, Copied):
+        copies[seq] = event
+    elif isinstance(event, CodeSeen):
+        history.codes[event.digest] = event.source
+    elif isinstance(event, Overridden):
+        history.overridden.add(event.key)
+    elif isinstance(event, RunStarted):
+        history.started = event
+        history._pythons.add(event.python)
+        if event.origin is not None:
+            history.rules = _RULES.decode(event.origin.options)
+    elif isinstance(event, RunClaimed):
+        history._pythons.add(event.python)
+    elif isinstance(event, RunRetried):
+        for key in event.dropped:
+            history.records.pop(key, None)
+        history.cancel_requested = False
+    elif isinstance(event, CancelRequested):
+        history.cancel_requested = True
+
+
+def _take_boundary(history: History, seq: int, turn: int, event: BoundaryEvent | Boundary) -> None:
+    assert isinstance(event, BoundaryEvent)
+    key = event.key
+    history.order = max(history.order, event.order)
+    state = STATE_OF.get(type(event), "started")
+    if isinstance(event, StepFailed) and not event.final:
+        state = "started"
+    if isinstance(event, StepFailed):
+        # Whatever runs the failed attempt again calls anew what it called.
+        attempt = f"{key}>{event.attempt}"
+        for inner in [p for p in history._children if p == attempt or p.startswith(attempt + "/")]:
+            del history._children[inner]
+    parent, inside, _ = key.rpartition("/")
+    if inside and ">" in parent:
+        if state != "started":
+            record = Record(key, event, state, seq=seq, turn=0, own=True)
+            history._children.setdefault(parent, []).append(record)
+        return
+    before = history.records.get(key)
+    if before is not None and before.state != "started" and state == "started":
+        # A long step's start, queued when its end was already on its way.
+        return
+    record = Record(key, event, state, seq=seq, turn=turn, own=True)
+    if isinstance(event, StepFailed) and not event.final:
+        record.attempts = event.attempt
+    elif before is not None:
+        record.attempts = before.attempts
+    history.records[key] = record
+
+
+def _has_turn(record: Record | None, number: int) -> bool:
+    return record is not None and record.turn == number and record.state != "cancelled"
+
+
+def _add_copies(history: History, copies: dict[int, Copied], reused: set[int]) -> None:
+    turns: dict[int, set[str]] = {}
+    for seq, copied in copies.items():
+        event = _BOUNDARY.decode(copied.event)
+        if seq in reused or event.key in history.records:
+            continue
+        state = STATE_OF.get(type(event), "started")
+        history.records[event.key] = Record(event.key, event, state, seq=seq, turn=copied.turn, own=False)
+        if copied.turn and state != "cancelled":
+            turns.setdefault(copied.turn, set()).add(event.key)
+    for number in sorted(turns):
+        history.turns.append(RecordedTurn(number, turns[number], strict=False))
+
+
+def shown(blob: Blob) -> str:
+    """An encoded value for an error message, shortened."""
+    if not isinstance(blob, bytes):
+        return f"{blob.size} bytes, artifact {blob.digest.hex()[:12]}"
+    if not blob:
+        return ""
+    try:
+        value = codec.display(blob)
+    except DecodeError:
+        return f"{len(blob)} bytes"
+    text = ", ".join(map(repr, value)) if isinstance(value, list) else repr(value)
+    return text if len(text) <= 300 else text[:300] + "…"
+
+
+def events_only(events: Iterable[Recorded]) -> list[AnyEvent]:
+    """The events without their places in the log."""
+    return [recorded.event for recorded in events]

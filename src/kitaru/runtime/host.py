@@ -1,0 +1,161 @@
+"""What a runtime keeps for one event loop: the sink of acknowledgements, the runs on that loop, and its clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Final
+
+from kitaru.runtime.keys import install_task_factory
+from kitaru.store.events import CancelRequested
+from kitaru.store.protocol import Append, Recorded, Store
+
+if TYPE_CHECKING:
+    from kitaru.adapters.transport import Transport
+    from kitaru.runtime.execution import Execution
+    from kitaru.runtime.runtime import Runtime
+
+ANNOUNCE_AFTER: Final = 1.0
+"""Seconds after which a running step's start is committed."""
+
+
+class Host:
+    """One event loop's share of a runtime."""
+
+    def __init__(self, runtime: Runtime, store: Store, loop: asyncio.AbstractEventLoop) -> None:
+        self.runtime = runtime
+        self.store = store
+        self.loop = loop
+        self.sink = LoopSink(self)
+        self.replay_grace = runtime.replay_grace
+        self.patience = runtime.patience
+        self.runs: dict[str, Execution] = {}
+        self._ticking = False
+        self._transport: Transport | None = None
+        install_task_factory(loop)
+
+    async def in_pool(self, function: Callable[[], object]) -> object:
+        """Run a sync checkpoint's body on the pool's threads, on which flows never run, in a copy of this context."""
+        return await self.loop.run_in_executor(self.runtime.pool, copy_context().run, function)
+
+    @property
+    def transport(self) -> Transport:
+        """The HTTP transport of this loop, made on first use."""
+        if self._transport is None:
+            from kitaru.adapters.transport import Transport
+
+            self._transport = Transport()
+        return self._transport
+
+    def begin(self, execution: Execution) -> None:
+        """Start running a run on this loop."""
+        self.runs[execution.run] = execution
+        execution.start()
+        if not self._ticking:
+            self._ticking = True
+            self.loop.call_later(ANNOUNCE_AFTER / 2, self._tick)
+
+    def ended(self, execution: Execution) -> None:
+        """The run has left this loop."""
+        self.runs.pop(execution.run, None)
+        self.runtime.ended(execution)
+
+    async def close(self) -> None:
+        """Close the clients of this loop."""
+        if self._transport is not None:
+            await self._transport.aclose()
+            self._transport = None
+
+    async def drain(self) -> None:
+        """Park the runs of this loop and wait until they have left."""
+        roots = []
+        for execution in list(self.runs.values()):
+            execution.leave("its runtime closed")
+            if execution.root is not None:
+                roots.append(execution.root)
+        if roots:
+            await asyncio.wait(roots)
+
+    def _tick(self) -> None:
+        if not self.runs:
+            self._ticking = False
+            return
+        for execution in list(self.runs.values()):
+            if execution.busy:
+                execution.announce_long(ANNOUNCE_AFTER)
+        self.loop.call_later(ANNOUNCE_AFTER / 2, self._tick)
+
+    def deliver(self, appends: list[Append]) -> None:
+        """Hand the store's answers to the runs they concern."""
+        if len(appends) == 1:
+            context: Any = appends[0].context
+            getattr(context, "execution", context).acknowledged(appends)
+            return
+        by_run: dict[Any, list[Append]] = {}
+        for append in appends:
+            context = append.context
+            execution = getattr(context, "execution", context)
+            of_run = by_run.get(execution)
+            if of_run is None:
+                by_run[execution] = [append]
+            else:
+                of_run.append(append)
+        for execution, of_run in by_run.items():
+            execution.acknowledged(of_run)
+
+    def notice(self, run: str, events: list[Recorded]) -> None:
+        """Another process appended to a run of this loop."""
+        execution = self.runs.get(run)
+        if execution is None:
+            return
+        for recorded in events:
+            if isinstance(recorded.event, CancelRequested):
+                execution.cancel(recorded.event.reason)
+
+
+class LoopSink:
+    """Brings a store's answers from its thread to one event loop."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def acknowledged(self, appends: list[Append]) -> None:
+        self._soon(self._host.deliver, appends)
+
+    def noticed(self, run: str, events: list[Recorded]) -> None:
+        self._soon(self._host.notice, run, events)
+
+    def _soon(self, deliver: Callable[..., None], *args: object) -> None:
+        try:
+            self._host.loop.call_soon_threadsafe(deliver, *args)
+        except RuntimeError:
+            # The loop has closed; its runs are gone with it, and what the log acknowledged is on disk.
+            return
+
+
+class Ask:
+    """The context of an append that belongs to no execution yet: creating a run."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+
+    def acknowledged(self, appends: list[Append]) -> None:
+        """The store's answer."""
+        append = appends[0]
+        if self.future.done():
+            return
+        if append.error is not None:
+            self.future.set_exception(append.error)
+        else:
+            self.future.set_result(None)
+
+
+async def submit(host: Host, append: Append) -> None:
+    """Append, and return when it is on disk."""
+    ask = Ask(host.loop.create_future())
+    append.context = ask
+    host.store.submit(append)
+    await ask.future

@@ -1,0 +1,165 @@
+"""Where code stands in a run: task paths, scopes, and the keys that identify boundaries.
+
+A key is task path + scope + name + ordinal. A task's path is its parent's path, its coroutine's qualified name and the
+ordinal of that name in the parent; so keys do not depend on the order in which parallel tasks happen to run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from contextvars import Context, ContextVar, copy_context
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kitaru.errors import UsageError
+
+if TYPE_CHECKING:
+    from kitaru.runtime.execution import Execution
+
+TaskFactory = Callable[..., "asyncio.Future[Any]"]
+
+_RESERVED = frozenset("/[]>~\n\r\t\0")
+
+
+class Inside(Protocol):
+    """What a place needs to know of the checkpoint attempt it is in."""
+
+    key: str
+    attempt: int
+
+
+class Place:
+    """Where code stands: its run, its prefix of keys, and the checkpoint it is in, if it is in one."""
+
+    __slots__ = ("counts", "execution", "inside", "prefix", "thread")
+
+    def __init__(
+        self, execution: Execution, prefix: str, *, inside: Inside | None = None, thread: object | None = None
+    ) -> None:
+        self.execution = execution
+        self.prefix = prefix
+        self.inside = inside
+        self.thread = thread
+        self.counts: dict[str, int] = {}
+
+    def key(self, name: str) -> str:
+        """The key of the next boundary called `name` here."""
+        counts = self.counts
+        ordinal = counts.get(name)
+        if ordinal is None:
+            counts[name] = 1
+            return self.prefix + name
+        counts[name] = ordinal + 1
+        return f"{self.prefix}{name}[{ordinal}]"
+
+    def child(self, name: str) -> Place:
+        """A place of its own below this one, for a task or scope called `name`."""
+        return Place(self.execution, self.key(name) + "/", thread=self.thread)
+
+
+here: ContextVar[Place | None] = ContextVar("kitaru_here", default=None)
+"""Where the running code stands; None outside any run."""
+
+
+def name_of(key: str) -> str:
+    """The name in a key: `~worker[2]/fetch[17]` is `fetch`."""
+    last = key.rpartition("/")[2]
+    return last.partition("[")[0]
+
+
+def valid_name(name: str) -> str:
+    """The name itself, if it can stand in a key.
+
+    Raises:
+        UsageError: It is empty, too long, or holds a reserved character.
+    """
+    if not name or len(name) > 200 or not _RESERVED.isdisjoint(name):
+        raise UsageError(
+            f"{name!r} cannot name a boundary",
+            hint="Use 1 to 200 characters, none of them / [ ] > ~ or a control character.",
+        )
+    return name
+
+
+@contextmanager
+def scope(name: str) -> Iterator[None]:
+    """Give the boundaries called inside a prefix of their own, so that others of the same name do not move their ordinals.
+
+    Raises:
+        UsageError: Called outside a flow, or the name cannot stand in a key.
+    """
+    place = here.get()
+    if place is None or place.inside is not None:
+        raise UsageError("kitaru.scope() outside a flow's own code", hint="Use it inside the body of a @flow function.")
+    token = here.set(place.child(valid_name(name)))
+    try:
+        yield
+    finally:
+        here.reset(token)
+
+
+class Keyed(Protocol):
+    """A coroutine whose key was taken when it was made, so that a task that runs it needs no path."""
+
+    keyed: bool
+
+
+def install_task_factory(loop: asyncio.AbstractEventLoop) -> None:
+    """Give tasks born inside runs their paths. Outside runs the loop's former factory does what it did."""
+    before = loop.get_task_factory()
+    if getattr(before, "kitaru", False):
+        return
+    loop.set_task_factory(_factory_after(before))
+
+
+def _factory_after(before: TaskFactory | None) -> TaskFactory:
+    # An eager factory would run a task's first step inside its creator, before it has a path.
+    within = None if _is_eager(before) else before
+
+    def factory(
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
+        *,
+        context: Context | None = None,
+        **options: Any,
+    ) -> asyncio.Future[Any]:
+        place = here.get() if context is None else context.get(here)
+        if place is None:
+            if before is not None:
+                if context is not None:
+                    options["context"] = context
+                return before(loop, coro, **options)
+            return asyncio.Task(coro, loop=loop, context=context, **options)
+        if place.inside is None and not getattr(coro, "keyed", False):
+            context = copy_context() if context is None else context.copy()
+            context.run(here.set, place.child("~" + _qualname(coro)))
+        if options.get("eager_start"):
+            options["eager_start"] = False
+        if within is not None:
+            if context is not None:
+                options["context"] = context
+            task = within(loop, coro, **options)
+        else:
+            task = asyncio.Task(coro, loop=loop, context=context, **options)
+        if place.inside is None:
+            place.execution.born(task)
+        return task
+
+    factory.kitaru = True  # type: ignore[attr-defined]  # marks our own, so that it is installed once a loop
+    return factory
+
+
+def _is_eager(factory: TaskFactory | None) -> bool:
+    return factory is not None and (
+        factory is getattr(asyncio, "eager_task_factory", None)
+        or "eager_task_factory" in getattr(factory, "__qualname__", "")
+    )
+
+
+def _qualname(coro: object) -> str:
+    name: str = getattr(coro, "__qualname__", None) or type(coro).__qualname__
+    return name.translate(_PLAIN)
+
+
+_PLAIN = str.maketrans(dict.fromkeys("/[]>~", "_"))

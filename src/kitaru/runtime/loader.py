@@ -1,0 +1,168 @@
+"""Finding a flow again: from what a user names, or from what a run remembers."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from kitaru.errors import NotFoundError, UsageError
+from kitaru.runtime.flow import Flow
+from kitaru.store import codec
+from kitaru.store.events import FlowRef
+
+_LOADING: Final = "__kitaru_loading__"
+
+
+def load_spec(spec: str) -> Flow[..., Any]:
+    """The flow that `file.py:flow`, `package.module:flow`, or either without `:flow` where there is only one, names.
+
+    Raises:
+        UsageError: It names no flow, or the file cannot be loaded as it stands.
+        NotFoundError: No such file or module.
+    """
+    target, _, name = spec.partition(":")
+    if target.endswith(".py") or "/" in target:
+        module = load_file(Path(target))
+    else:
+        module = _import(target)
+    if name:
+        return _flow_in(module, name, spec)
+    flows = {n: v for n, v in vars(module).items() if isinstance(v, Flow) and v.work.module == module.__name__}
+    if len(flows) == 1:
+        return next(iter(flows.values()))
+    listed = ", ".join(f"{target}:{n}" for n in flows)
+    raise UsageError(f"{target} holds {len(flows) or 'no'} flows", hint=f"Name one: {listed}" if listed else None)
+
+
+def load_flow(ref: FlowRef) -> Flow[..., Any]:
+    """The flow that a run remembers, imported or loaded from its file.
+
+    Raises:
+        NotFoundError: Neither its module nor its file is there.
+        UsageError: The module no longer holds it.
+    """
+    flow = loaded_flow(ref)
+    if flow is not None:
+        return flow
+    if ref.module != "__main__":
+        try:
+            return _flow_in(_import(ref.module), ref.qualname, f"{ref.module}:{ref.qualname}")
+        except NotFoundError:
+            if not Path(ref.file).exists():
+                raise
+    return _flow_in(load_file(Path(ref.file)), ref.qualname, f"{ref.file}:{ref.qualname}")
+
+
+def loaded_flow(ref: FlowRef) -> Flow[..., Any] | None:
+    """The flow that a run remembers, if its module is loaded already."""
+    for module in list(sys.modules.values()):
+        if codec.portable_module(getattr(module, "__name__", "")) != ref.module:
+            continue
+        if ref.module == "__main__" and not _same_file(getattr(module, "__file__", None), ref.file):
+            continue
+        found = _attribute(module, ref.qualname)
+        if isinstance(found, Flow):
+            return found
+    return None
+
+
+def load_file(path: Path) -> ModuleType:
+    """A script or module by its path. A module of a package that can be imported is imported under its own name; any other
+    file is loaded once, and stands for the script that it is when run as `__main__`.
+
+    Raises:
+        NotFoundError: No such file.
+        UsageError: It cannot be loaded.
+    """
+    path = path.resolve()
+    if not path.is_file():
+        raise NotFoundError(f"no file {path}", hint="Name a Python file, or a module with dots.")
+    for module in list(sys.modules.values()):
+        if _same_file(getattr(module, "__file__", None), str(path)):
+            return module
+    name = _importable_name(path)
+    if name:
+        return _import(name)
+    name = f"kitaru_script_{path.stem}_{codec.content_digest(str(path).encode()).hex()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    codec.register_main_alias(name)
+    setattr(module, _LOADING, True)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    finally:
+        setattr(module, _LOADING, False)
+    return module
+
+
+def refuse_while_loading(module: str) -> None:
+    """Starting a run while its script is being loaded for another run would start it twice.
+
+    Raises:
+        UsageError: `module` is being loaded from its file.
+    """
+    loaded = sys.modules.get(module)
+    if loaded is not None and getattr(loaded, _LOADING, False):
+        raise UsageError(
+            f"{loaded.__file__} starts a run while it is being loaded",
+            hint='Guard it: `if __name__ == "__main__":`.',
+        )
+
+
+def _import(name: str) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            raise NotFoundError(
+                f"no module {name}", hint="Run it from the project's folder, or name the file."
+            ) from None
+        raise
+
+
+def _importable_name(path: Path) -> str:
+    """The dotted name of a module inside a package, where importing that name would find this very file."""
+    parts = [path.stem]
+    folder = path.parent
+    if not (folder / "__init__.py").exists():
+        return ""
+    while (folder / "__init__.py").exists():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return ".".join(parts)
+
+
+def _flow_in(module: ModuleType, qualname: str, spec: str) -> Flow[..., Any]:
+    found = _attribute(module, qualname)
+    if isinstance(found, Flow):
+        return found
+    flows = [n for n, v in vars(module).items() if isinstance(v, Flow)]
+    what = "is not a flow" if found is not None else "does not exist"
+    raise UsageError(f"{spec} {what}", hint=f"Flows there: {', '.join(flows) or 'none'}.")
+
+
+def _attribute(module: ModuleType, qualname: str) -> object:
+    found: object = module
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _same_file(one: str | None, other: str) -> bool:
+    return one is not None and Path(one).resolve() == Path(other).resolve()

@@ -1,0 +1,601 @@
+"""A runtime: a store, the runs of this process in it, and their recovery. Also the default runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context, copy_context
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
+
+from kitaru.errors import (
+    ForkedProcessError,
+    KitaruError,
+    NotFoundError,
+    RunError,
+    RunExistsError,
+    RunOwnedError,
+    UsageError,
+)
+from kitaru.runtime import history as histories
+from kitaru.runtime import loader
+from kitaru.runtime.execution import INLINE_LIMIT, Execution
+from kitaru.runtime.flow import Flow, FlowWork, child_id
+from kitaru.runtime.fork import Fork, ReplayOptions, fork_child, replay
+from kitaru.runtime.handle import RunHandle, left
+from kitaru.runtime.history import PYTHON, History
+from kitaru.runtime.host import Host, submit
+from kitaru.runtime.keys import here
+from kitaru.runtime.log import log
+from kitaru.runtime.models import current_registry
+from kitaru.runtime.retrying import dropped_by_retry
+from kitaru.runtime.work import Unresolved
+from kitaru.store import codec
+from kitaru.store.events import (
+    FINISHED,
+    AnyEvent,
+    Blob,
+    CancelRequested,
+    Parent,
+    Ref,
+    RunCancelled,
+    RunRetried,
+    RunStarted,
+)
+from kitaru.store.names import new_run_id, valid_run_id
+from kitaru.store.protocol import Append, Lease, Recorded, Store
+
+if TYPE_CHECKING:
+    from kitaru.runtime.execution import Flight
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CHECKPOINT_THREADS: Final = 64
+
+
+class Runtime:
+    """A store and the runs of this process in it. Two runtimes in one process share nothing.
+
+    `async with Runtime(...)` opens it, resumes the unfinished runs of loaded flows that nobody owns, and on leaving parks
+    its runs instead of failing them.
+
+    Args:
+        store: A URL such as `sqlite:///runs.db`, or a store. By default `KITARU_STORE`, else
+            `sqlite:///<KITARU_HOME>/kitaru.db`.
+        durability: `full`: acknowledged is on disk. `process`: survives a killed process, but not a power cut.
+        recover: Whether to resume unowned runs on entry, and every `recover_every` seconds.
+        recover_every: Seconds between looks for runs whose process died.
+        lease: Seconds without a heartbeat after which a live process counts as stuck.
+        replay_grace: Seconds that a resume waits for the flow to come to what the log holds next.
+        patience: Seconds that a run's tasks and threads get to end when it leaves memory.
+    """
+
+    def __init__(
+        self,
+        store: str | Store | None = None,
+        *,
+        durability: str = "full",
+        recover: bool = True,
+        recover_every: float = 30.0,
+        lease: float = 30.0,
+        replay_grace: float = 1.0,
+        patience: float = 10.0,
+    ) -> None:
+        self.store: Store = _store(store, durability, lease) if store is None or isinstance(store, str) else store
+        self.replay_grace = replay_grace
+        self.patience = patience
+        self._recover = recover
+        self._recover_every = recover_every
+        self._hosts: dict[asyncio.AbstractEventLoop, Host] = {}
+        self._executions: dict[str, Execution] = {}
+        self._lock = threading.Lock()
+        self._opened: Future[None] | None = None
+        self._background: BackgroundLoop | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._recovery: asyncio.Task[None] | None = None
+        self._taking: dict[asyncio.Task[Any], str] = {}
+        self._pid = os.getpid()
+        self._closed = False
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        if self._recover:
+            await self.recover()
+            self._recovery = asyncio.create_task(self._keep_recovering())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Open the store, once.
+
+        Raises:
+            StoreError: It cannot be opened.
+            ForkedProcessError: In a forked child of the process that made the runtime.
+        """
+        self._refuse_fork()
+        with self._lock:
+            first = self._opened is None
+            if self._opened is None:
+                self._opened = Future()
+            opened = self._opened
+        if first:
+            try:
+                await self.store.open()
+            except BaseException as error:
+                with self._lock:
+                    self._opened = None
+                opened.set_exception(error)
+                raise
+            opened.set_result(None)
+        elif not opened.done():
+            await asyncio.wrap_future(opened)
+        else:
+            opened.result()
+
+    async def close(self) -> None:
+        """Park this process's runs, wait until they have left, and close the store. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        here_ = asyncio.get_running_loop()
+        if self._recovery is not None:
+            self._recovery.cancel()
+            await asyncio.wait([self._recovery])
+            self._recovery = None
+        if taking := [task for task in self._taking if task.get_loop() is here_]:
+            await asyncio.wait(taking)
+        for loop, host in list(self._hosts.items()):
+            if loop is here_:
+                await host.drain()
+                await host.close()
+            elif loop.is_running():
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_drained(host), loop))
+        if self._background is not None:
+            self._background.stop()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._opened is not None:
+            await self.store.close()
+
+    async def close_from_background(self) -> None:
+        """Park the runs of the background loop, which this is called on, and leave the rest to the end of the process."""
+        host = self._hosts.get(asyncio.get_running_loop())
+        if host is not None:
+            await _drained(host)
+        await self.store.close()
+
+    def host(self) -> Host:
+        """What this runtime keeps for the running event loop."""
+        self._refuse_fork()
+        loop = asyncio.get_running_loop()
+        host = self._hosts.get(loop)
+        if host is None:
+            with self._lock:
+                for closed in [other for other in self._hosts if other.is_closed()]:
+                    del self._hosts[closed]
+                host = self._hosts[loop] = Host(self, self.store, loop)
+        return host
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """The threads for sync checkpoints."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(CHECKPOINT_THREADS, thread_name_prefix="kitaru checkpoint")
+        return self._pool
+
+    def background(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on the runtime's background loop, from sync code."""
+        self._refuse_fork()
+        with self._lock:
+            if self._background is None:
+                self._background = BackgroundLoop()
+            loop = self._background.loop
+        if asyncio._get_running_loop() is loop:
+            work.close()
+            raise UsageError(
+                "sync code on the background loop would wait for itself",
+                hint="In an async flow write `await flow.start(...)`, not `flow.run(...)`.",
+            )
+        # An empty context: what is started there is no part of the run that this code may stand in.
+        return Context().run(asyncio.run_coroutine_threadsafe, work, loop)
+
+    def _refuse_fork(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedProcessError(
+                f"process {os.getpid()} uses a runtime that its parent {self._pid} opened",
+                hint="Make a runtime in each process, after the fork.",
+            )
+
+    # -- runs ---------------------------------------------------------------------------------------------------------
+
+    async def start(self, flow: Flow[P, T], *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
+        """Start a run on this loop. An id that exists already gives that run's handle: one that nobody owns is resumed, one
+        owned elsewhere is followed, a finished one is given as it is.
+
+        Raises:
+            UsageError: The inputs do not fit, or the id belongs to another flow or other inputs.
+            EncodeError: An input cannot be recorded.
+            StoreError: The run could not be recorded.
+        """
+        loader.refuse_while_loading(flow.work.module)
+        data, fingerprint = await _encoded(flow.work, flow.work.named_inputs(args, kwargs))
+        run = valid_run_id(flow.run_id) if flow.run_id is not None else new_run_id()
+        return await self._start(flow.work, run, data, fingerprint, parent=None)
+
+    def run(self, flow: Flow[P, T], *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
+        """Start a run on the background loop, from sync code; raises as `start` does."""
+        return self.background(self.start(flow, *args, **kwargs)).result()
+
+    async def _kept(self, run: str, taking: Coroutine[Any, Any, RunHandle[T]]) -> RunHandle[T]:
+        """Finish what makes this process the owner of `run` even if whoever waits for it gives up: an owned run that nobody
+        executes would be stuck until the process ends."""
+        context = copy_context()
+        context.run(here.set, None)
+        # Made directly, not through the loop's factory: it is no task of a flow that calls this.
+        task = asyncio.Task(taking, context=context)
+        self._taking[task] = run
+        task.add_done_callback(self._taken)
+        return await asyncio.shield(task)
+
+    def _taken(self, task: asyncio.Task[Any]) -> None:
+        del self._taking[task]
+        if not task.cancelled():
+            task.exception()  # whoever still waits for it gets it
+
+    async def _start(
+        self, work: FlowWork, run: str, data: bytes, fingerprint: bytes, *, parent: Parent | None
+    ) -> RunHandle[Any]:
+        await self.open()
+        host = self.host()
+        blob, artifacts = _blob(data)
+        models = current_registry()
+        registry, more = _blob(models)
+        started = RunStarted(
+            v=1, at=time.time(), flow=work.ref, inputs=blob, fingerprint=fingerprint, kitaru=_version(), python=PYTHON,
+            parent=parent, registry=registry,
+        )  # fmt: skip
+        append = Append(run, 0, [started], host.sink, artifacts={**artifacts, **more}, new=True)
+        history = History(run)
+        history.started = started
+
+        async def create() -> RunHandle[Any]:
+            await submit(host, append)
+            return self._begin(host, Lease(run, 1, append.seq), work, data, history, models)
+
+        try:
+            return await self._kept(run, create())
+        except RunExistsError:
+            return await self._attach(work, run, fingerprint)
+
+    def _begin(
+        self, host: Host, lease: Lease, work: FlowWork, data: bytes, history: History, registry: bytes
+    ) -> RunHandle[Any]:
+        execution = Execution(host, lease.run, lease.epoch, work, data, history, registry)
+        self._executions[lease.run] = execution
+        host.begin(execution)
+        return RunHandle(self, lease.run, work, execution)
+
+    async def _attach(self, work: FlowWork, run: str, fingerprint: bytes) -> RunHandle[Any]:
+        first = await self._first_event(run)
+        if first.flow.name != work.name or first.flow.qualname != work.ref.qualname:
+            raise UsageError(
+                f"run {run} is a run of {first.flow.name}, not of {work.name}", hint="Choose another run id."
+            )
+        if first.fingerprint != fingerprint:
+            raise UsageError(
+                f"run {run} of {work.name} was started with other inputs: {histories.shown(first.inputs)}",
+                hint="Choose another run id, or start it with the same inputs.",
+            )
+        return await self.resume(run, Flow(work))
+
+    async def resume(self, run: str, flow: Flow[..., Any] | None = None) -> RunHandle[Any]:
+        """Go on with a run on this loop. A run that this process or another living one owns is followed; a finished one is
+        given as it is.
+
+        Args:
+            run: The run's whole id.
+            flow: Its flow; found by what the run remembers if not given.
+
+        Raises:
+            NotFoundError: No such run, or its flow is not to be found.
+            StoreError: The log cannot be read or written.
+        """
+        await self.open()
+        if flow is None:
+            flow = loader.load_flow((await self._first_event(run)).flow)
+        while (live := self._executions.get(run)) is not None:
+            if not live.leaving:
+                return RunHandle(self, run, flow.work, live)
+            await left(live)
+        if (await self.store.run(run)).status in FINISHED:
+            return RunHandle(self, run, flow.work, None)
+        try:
+            return await self._kept(run, self._claim(run, flow.work))
+        except RunOwnedError:
+            return RunHandle(self, run, flow.work, None)
+        except RunError:
+            # It finished between the look and the claim.
+            return RunHandle(self, run, flow.work, None)
+    async def claim_and_resume(self, run: str, flow: Flow[..., Any] | None = None) -> RunHandle[Any]:
+        """As `resume`, but a run that a living process owns is an error.
+
+        Raises:
+            RunOwnedError: Another living process owns it.
+            RunError: It has finished.
+        """
+        await self.open()
+        flow = flow or loader.load_flow((await self._first_event(run)).flow)
+        return await self._kept(run, self._claim(run, flow.work))
+
+    async def _claim(self, run: str, work: FlowWork) -> RunHandle[Any]:
+        host = self.host()
+        try:
+            lease = await self.store.claim(run, host.sink, python=PYTHON)
+        except RunOwnedError:
+            if run in self._executions or list(self._taking.values()).count(run) > 1:
+                raise
+            # It may be this store's own for nobody: left behind where its release could not be written.
+            await self.store.release(run, (await self.store.run(run)).epoch)
+            lease = await self.store.claim(run, host.sink, python=PYTHON)
+        try:
+            return await self._go_on(host, lease, work)
+        except BaseException:
+            await self.store.release(run, lease.epoch)
+            raise
+    async def _go_on(self, host: Host, lease: Lease, work: FlowWork) -> RunHandle[Any]:
+        history = histories.read(lease.run, await self.store.events(lease.run))
+        if history.other_python:
+            history.codes = {digest: await self.value(source) for digest, source in history.codes.items()}
+        assert history.started is not None
+        data = await self.value(history.started.inputs)
+        registry = await self.value(history.started.registry)
+        return self._begin(host, lease, work, data, history, registry)
+
+    async def begin_fork(
+        self, run: str, work: FlowWork, events: Sequence[AnyEvent], artifacts: dict[bytes, bytes]
+    ) -> RunHandle[Any]:
+        """Start a run whose log begins with these events: a replay.
+
+        Raises:
+            RunExistsError: The id is taken.
+        """
+        await self.open()
+        host = self.host()
+        append = Append(run, 0, events, host.sink, artifacts=artifacts, new=True)
+
+        async def create() -> RunHandle[Any]:
+            await submit(host, append)
+            return await self._go_on(host, Lease(run, 1, append.seq), work)
+
+        return await self._kept(run, create())
+
+    async def retry(self, run: str, flow: Flow[..., Any] | None = None) -> RunHandle[Any]:
+        """Let a failed or cancelled run go on: what failed it runs again, all else is kept.
+
+        Raises:
+            NotFoundError: No such run.
+            RunError: It is not failed or cancelled.
+        """
+        await self.open()
+        row = await self.store.run(run)
+        if row.status not in ("failed", "cancelled"):
+            raise RunError(
+                f"run {run} is {row.status}", hint=f"Only a failed or cancelled run is retried: `kitaru show {run}`."
+            )
+        flow = flow or loader.load_flow((await self._first_event(run)).flow)
+        dropped = dropped_by_retry(await self.store.events(run))
+        await self.store.retry(run, RunRetried(1, time.time(), dropped))
+        return await self.claim_and_resume(run, flow)
+
+    async def replay(
+        self, run: str, options: ReplayOptions | None = None, flow: Flow[..., Any] | None = None
+    ) -> Fork:
+        """Make a new run from an old one, on this loop, that executes only what its options and the present code ask for.
+
+        Args:
+            run: The source run's whole id. Its log is not touched.
+            options: What to do otherwise than it did.
+            flow: Its flow as it is now; found by what the run remembers if not given.
+
+        Raises:
+            NotFoundError: No such run; AmbiguousError: a selector fits several boundaries.
+            UsageError: An option does not fit the run or its flow.
+        """
+        return await replay(self, run, options or ReplayOptions(), flow)
+
+    async def cancel(self, run: str, reason: str = "") -> None:
+        """Ask for a run to be cancelled, whoever owns it. One that nobody owns is cancelled at once.
+
+        Raises:
+            NotFoundError: No such run.
+            RunError: It has finished.
+        """
+        await self.open()
+        live = self._executions.get(run)
+        row = await self.store.run(run)
+        if live is None and not row.live and row.status not in FINISHED:
+            host = self.host()
+            lease = await self.store.claim(run, host.sink, python=PYTHON)
+            await submit(host, Append(run, lease.epoch, [RunCancelled(1, time.time(), reason)], host.sink))
+            return
+        await self.store.post(run, CancelRequested(1, time.time(), reason))
+        if live is not None:
+            live.host.loop.call_soon_threadsafe(live.cancel, reason)
+
+    async def recover(self) -> list[str]:
+        """Resume, on this loop, the unfinished runs of loaded flows that nobody owns. Gives their ids."""
+        await self.open()
+        resumed = []
+        for run in await self.store.unowned(()):
+            if run in self._executions:
+                continue
+            try:
+                flow = loader.loaded_flow((await self._first_event(run)).flow)
+                if flow is not None:
+                    await self.claim_and_resume(run, flow)
+                    resumed.append(run)
+            except RunError:
+                # Another process was quicker.
+                continue
+            except KitaruError as error:
+                log().warning("recover.failed", run_id=run, error=str(error))
+        return resumed
+
+    async def _keep_recovering(self) -> None:
+        while True:
+            await asyncio.sleep(self._recover_every)
+            await self.recover()
+
+    def ended(self, execution: Execution) -> None:
+        """A run has left memory."""
+        if self._executions.get(execution.run) is execution:
+            del self._executions[execution.run]
+
+    # -- child runs ---------------------------------------------------------------------------------------------------
+
+    async def start_child(self, parent: Execution, work: FlowWork, flight: Flight) -> RunHandle[Any]:
+        """Start, or attach to, the run that a flow's call inside a flow stands for."""
+        run = child_id(parent.run, flight.key)
+        started = parent.history.started
+        if parent.rules.replaying and started is not None and started.origin is not None:
+            # A replayed parent's child is a replay of the child, so that only what changed in it runs again.
+            forked = await fork_child(self, parent, work, flight, child_id(started.origin.run, flight.key), run)
+            if forked is not None:
+                return forked
+        return await self._start(work, run, flight.data, flight.fingerprint, parent=Parent(parent.run, flight.key))
+
+    def cancel_child(self, flight: Flight) -> None:
+        """The parent gave the child up."""
+        child = self._executions.get(child_id(flight.execution.run, flight.key))
+        if child is not None:
+            child.host.loop.call_soon_threadsafe(child.cancel, f"given up by its parent {flight.execution.run}")
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    async def value(self, blob: Blob) -> bytes:
+        """The encoded value that an event holds or names."""
+        return blob if isinstance(blob, bytes) else await self.store.artifact(blob.digest)
+
+    async def events(self, run: str) -> list[Recorded]:
+        """A run's log."""
+        await self.open()
+        return await self.store.events(run)
+
+    async def _first_event(self, run: str) -> RunStarted:
+        events = await self.store.events(run, limit=1)
+        if not events or not isinstance(events[0].event, RunStarted):
+            raise NotFoundError(f"no run {run}, or it was pruned", hint="`kitaru runs` lists them.")
+        return events[0].event
+
+
+class BackgroundLoop:
+    """An event loop in a thread, for sync code."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._main, name="kitaru background loop", daemon=True)
+        self._thread.start()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def stop(self) -> None:
+        """Stop the loop; its thread ends."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+
+_defaults: dict[str, Runtime] = {}
+_defaults_lock = threading.Lock()
+
+
+def default_runtime() -> Runtime:
+    """The runtime behind module-level calls: one a process and store (`KITARU_STORE`).
+
+    Raises:
+        ForkedProcessError: In a forked child of a process that used it.
+    """
+    url = default_store()
+    with _defaults_lock:
+        runtime = _defaults.get(url)
+        if runtime is None:
+            runtime = _defaults[url] = Runtime(url)
+            if len(_defaults) == 1:
+                atexit.register(_close_defaults)
+    runtime._refuse_fork()
+    return runtime
+
+
+def any_run_is_live() -> bool:
+    """Whether a default runtime has runs in memory."""
+    return any(runtime._executions for runtime in _defaults.values())
+
+
+def default_store() -> str:
+    """The URL of the default store."""
+    url = os.environ.get("KITARU_STORE", "").strip()
+    if url:
+        return url
+    from pathlib import Path
+
+    home = os.environ.get("KITARU_HOME", "").strip()
+    if not home:
+        from platformdirs import user_data_dir
+
+        home = user_data_dir("kitaru", appauthor=False)
+    return f"sqlite:///{Path(home).expanduser().resolve()}/kitaru.db"
+
+
+def _close_defaults() -> None:
+    for runtime in list(_defaults.values()):
+        if runtime._pid == os.getpid() and runtime._background is not None:
+            try:
+                runtime.background(runtime.close_from_background()).result(timeout=runtime.patience)
+            except (TimeoutError, KitaruError):
+                continue
+
+
+async def _encoded(work: FlowWork, named: dict[str, Any]) -> tuple[bytes, bytes]:
+    while True:
+        try:
+            return work.encode_named(named)
+        except Unresolved as handle:
+            await handle.call
+
+
+def _store(url: str | None, durability: str, lease: float) -> Store:
+    from kitaru.store.sqlite import SqliteStore
+
+    if durability not in ("full", "process"):
+        raise UsageError(f"durability {durability!r}", hint="It is 'full' or 'process'.")
+    return SqliteStore(url or default_store(), durability="full" if durability == "full" else "process", lease=lease)
+
+
+def _blob(data: bytes) -> tuple[Blob, dict[bytes, bytes]]:
+    if len(data) <= INLINE_LIMIT:
+        return data, {}
+    digest = codec.content_digest(data)
+    return Ref(digest, len(data)), {digest: data}
+
+
+def _version() -> str:
+    from kitaru import __version__
+
+    return __version__
+
+
+async def _drained(host: Host) -> None:
+    await host.drain()
+    await host.close()

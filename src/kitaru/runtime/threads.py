@@ -1,0 +1,191 @@
+"""Sync flows and checkpoints: threads that call boundaries of a run that lives on an event loop.
+
+A sync flow has a thread of its own. What it calls is driven on the loop by the same engine as in async flows; a sync
+checkpoint's body is handed back to the thread that waits for it. The pool for checkpoints never runs flows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from queue import SimpleQueue
+from typing import Any, Final
+
+from kitaru.errors import Suspended, UsageError
+from kitaru.runtime.call import Call
+from kitaru.runtime.turns import NOBODY
+
+Job = Callable[[], None]
+
+IN_THREAD: Final = object()
+"""Marks the place of a sync checkpoint's body."""
+
+
+class WaitingThread:
+    """A thread of sync code that waits for a boundary, and runs what the boundary needs it for."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.ident = threading.get_ident()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+
+    async def run(self, function: Callable[[], object]) -> object:
+        """Run `function` on this thread and give what it gives."""
+        future: asyncio.Future[object] = self.loop.create_future()
+        context = copy_context()
+        self._jobs.put(lambda: _report(self.loop, future, lambda: context.run(function)))
+        return await future
+
+    def wait(self, call: Call[Any], begin: Callable[[Callable[[], None]], None]) -> None:
+        """Have `begin` run on the loop, and run jobs here until it says that `call` has finished."""
+        try:
+            self.loop.call_soon_threadsafe(begin, lambda: self._jobs.put(None))
+        except RuntimeError:
+            call.fail(Suspended())
+            return
+        while (job := self._jobs.get()) is not None:
+            job()
+
+
+class FlowThread(WaitingThread):
+    """The thread of a sync flow: one of the parties that its run's turns wait for."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.driver: asyncio.Task[None] | None = None
+        self.interruption: BaseException | None = None
+
+    def interrupt(self) -> None:
+        """Make the boundary that this thread waits for, or calls next, raise a cancellation. Called on the loop."""
+        if self.driver is not None:
+            self.driver.cancel()
+        else:
+            self.interruption = asyncio.CancelledError()
+
+
+def _report(loop: asyncio.AbstractEventLoop, future: asyncio.Future[object], function: Callable[[], object]) -> None:
+    value: object = None
+    error: BaseException | None = None
+    try:
+        value = function()
+    except StopIteration as stop:
+        # A future refuses StopIteration.
+        error = RuntimeError(f"a step raised StopIteration({stop.value!r})")
+    except BaseException as raised:
+        error = raised
+
+    def tell() -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+
+    try:
+        loop.call_soon_threadsafe(tell)
+    except RuntimeError:
+        return
+
+
+def start_flow_thread(
+    loop: asyncio.AbstractEventLoop, name: str, body: Callable[[FlowThread], object]
+) -> tuple[FlowThread, asyncio.Future[object]]:
+    """Run `body` in a new thread, in a copy of the present context; its end is the future's."""
+    future: asyncio.Future[object] = loop.create_future()
+    thread = FlowThread(loop)
+    context = copy_context()
+
+    def main() -> None:
+        thread.ident = threading.get_ident()
+        _report(loop, future, lambda: context.run(body, thread))
+
+    threading.Thread(target=main, name=name, daemon=True).start()
+    return thread, future
+
+
+def wait_for(call: Call[Any]) -> None:
+    """Wait in sync code until `call` has finished.
+
+    Raises:
+        UsageError: On an event loop's thread, or the call belongs to no run.
+    """
+    place = call.place
+    if place is None:
+        raise UsageError(f"{call.work.name} at {call.where} has not run", hint="Await it.")
+    if _on_a_loop():
+        raise UsageError(
+            f".load() of {call.work.name} at {call.where} on an event loop's thread would block the loop",
+            hint="Use `await` in async code.",
+        )
+    execution = place.execution
+    thread = place.thread if isinstance(place.thread, FlowThread) else None
+    if thread is not None and thread.ident != threading.get_ident():
+        thread = None
+    if thread is not None and thread.interruption is not None:
+        interruption, thread.interruption = thread.interruption, None
+        call.fail(interruption)
+        return
+    waiting = thread if thread is not None else WaitingThread(execution.host.loop)
+    fresh = call.party is None
+    if fresh:
+        call.party = waiting
+
+    def begin(finished: Callable[[], None]) -> None:
+        if thread is not None and not fresh:
+            execution.turns.rest(thread)
+        driver = _drive(call)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if thread is not None:
+                thread.driver = None
+                execution.turns.wake(thread)
+            if not call.done:
+                call.fail(asyncio.CancelledError() if task.cancelled() else Suspended())
+            finished()
+
+        if thread is not None:
+            thread.driver = driver
+        driver.add_done_callback(ended)
+
+    waiting.wait(call, begin)
+
+
+def submit(call: Call[Any]) -> None:
+    """Start a call made in sync code without waiting for it.
+
+    Raises:
+        UsageError: The call belongs to no run.
+    """
+    if call.place is None:
+        raise UsageError(f"{call.work.name} at {call.where} is outside any flow", hint="Submit calls inside a flow.")
+    call.party = NOBODY
+    call.place.execution.host.loop.call_soon_threadsafe(_drive, call)
+
+
+def _drive(call: Call[Any]) -> asyncio.Task[None]:
+    assert call.place is not None
+    tasks = call.place.execution.tasks
+    # Made directly, not through the loop's factory: a driver is no task of the flow.
+    driver = asyncio.Task(_awaited(call))
+    tasks.add(driver)
+    driver.add_done_callback(tasks.discard)
+    return driver
+
+
+async def _awaited(call: Call[Any]) -> None:
+    try:
+        await call
+    except (Exception, Suspended):
+        # The thread that asked for it gets it from the call.
+        return
+
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

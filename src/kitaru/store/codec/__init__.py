@@ -1,0 +1,34 @@
+"""Values to bytes and back: one self-describing form for everything that Kitaru records. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+from kitaru.store.codec.classes import portable_module, register_main_alias
+from kitaru.store.codec.convert import from_json
+from kitaru.store.codec.decode import Decode, decoder
+from kitaru.store.codec.digests import content_digest, fingerprint
+from kitaru.store.codec.display import display
+from kitaru.store.codec.encode import Unknown, canonical, encode
+from kitaru.store.codec.exceptions import (
+    decode_exception,
+    describe_exception,
+    encode_exception,
+    format_exception,
+)
+
+__all__ = [
+    "Decode",
+    "Unknown",
+    "canonical",
+    "content_digest",
+    "decode_exception",
+    "decoder",
+    "describe_exception",
+    "display",
+    "encode",
+    "encode_exception",
+    "fingerprint",
+    "format_exception",
+    "from_json",
+    "portable_module",
+    "register_main_alias",
+]

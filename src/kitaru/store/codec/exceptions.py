@@ -1,0 +1,335 @@
+"""Exceptions to bytes and back. They are rebuilt without their constructors."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec.msgpack import Decoder, Encoder
+
+from kitaru.errors import DecodeError, EncodeError, StepError
+from kitaru.store.codec.classes import Classes, is_exception, portable_module
+from kitaru.store.codec.decode import Reader
+from kitaru.store.codec.encode import encode
+from kitaru.store.codec.explain import type_name
+
+_FRAMES: Final = 30
+_CHAIN: Final = 10
+_HEAP_TYPE: Final = 1 << 9
+_TRACEBACK: Final = "__kitaru_traceback__"
+
+
+class Recorded(msgspec.Struct, omit_defaults=True):
+    """The recorded form of an exception. Arguments and attributes are encoded one by one, so each can fail alone."""
+
+    module: str
+    qualname: str
+    message: str
+    args: list[bytes] = []
+    attributes: dict[str, bytes] = {}
+    dropped: dict[str, str] = {}
+    notes: list[str] = []
+    traceback: str = ""
+    cause: Recorded | None = None
+    context: Recorded | None = None
+    suppress: bool = False
+    members: list[Recorded] | None = None
+    pydantic: bytes = b""
+
+    @property
+    def name(self) -> str:
+        """The class as `module:qualname`, without the module for a builtin one."""
+        return self.qualname if self.module == "builtins" else f"{self.module}:{self.qualname}"
+
+
+_pack: Final = Encoder().encode
+_unpack: Final = Decoder(Recorded).decode
+
+
+def encode_exception(exc: BaseException, *, bare: bool = False) -> bytes:
+    """An exception's recorded form: class, arguments, attributes, notes, traceback text, causes and members.
+
+    Arguments that cannot be recorded are replaced by their text; attributes that cannot are dropped, and only the name
+    of their type is kept. Never raises for what the exception holds.
+
+    Args:
+        exc: What was raised.
+        bare: Leave out tracebacks and causes.
+    """
+    return _pack(_record(exc, _CHAIN, frozenset(), bare=bare))
+
+
+def decode_exception(data: bytes, *, module: str = "") -> Exception:
+    """The exception, with its causes, as its own class where that is loaded, else as `StepError`.
+
+    Args:
+        data: What `encode_exception` returned.
+        module: Name of the module to look into first: the flow's own.
+
+    Raises:
+        DecodeError: The bytes are no recorded exception.
+    """
+    return rebuild(data, Classes((), module))
+
+
+def describe_exception(data: bytes) -> tuple[str, str]:
+    """The class's name, as `module:qualname` (a builtin without its module), and the message. Needs no class.
+
+    Raises:
+        DecodeError: The bytes are no recorded exception.
+    """
+    recorded = _read(data)
+    return recorded.name, recorded.message
+
+
+def format_exception(data: bytes) -> str:
+    """The traceback with its causes, the way Python prints it. Needs no class.
+
+    Raises:
+        DecodeError: The bytes are no recorded exception.
+    """
+    return _format(_read(data))
+
+
+def rebuild(data: bytes, classes: Classes) -> Exception:
+    """As `decode_exception`, finding classes with `classes`."""
+    return _rebuild(_read(data), classes)
+
+
+def _read(data: bytes) -> Recorded:
+    try:
+        return _unpack(data)
+    except (msgspec.DecodeError, RecursionError) as cause:
+        raise DecodeError(f"a recorded exception is damaged: {cause}", hint="Run `kitaru verify`.") from cause
+
+
+# ---- apart
+
+
+def _record(exc: BaseException, depth: int, seen: frozenset[int], *, bare: bool) -> Recorded:
+    cls = type(exc)
+    recorded = Recorded(portable_module(cls.__module__), cls.__qualname__, _message(exc))
+    seen |= {id(exc)}
+
+    def inner(other: BaseException | None) -> Recorded | None:
+        if other is None or id(other) in seen or depth <= 0:
+            return None
+        return _record(other, depth - 1, seen, bare=bare)
+
+    if isinstance(exc, BaseExceptionGroup):
+        members = [inner(member) for member in exc.exceptions]
+        recorded.members = [member for member in members if member is not None]
+        recorded.args = [encode(exc.message)]
+    else:
+        recorded.args = [_argument(item) for item in exc.args]
+    recorded.attributes, recorded.dropped = _attributes(exc)
+    recorded.notes = [note for note in getattr(exc, "__notes__", None) or () if isinstance(note, str)]
+    if type_name(cls) == "pydantic_core._pydantic_core.ValidationError":
+        recorded.pydantic = _pydantic_errors(exc)
+    if not bare:
+        recorded.traceback = _traceback(exc)
+        recorded.cause = inner(exc.__cause__)
+        if exc.__context__ is not exc.__cause__:
+            recorded.context = inner(exc.__context__)
+        recorded.suppress = exc.__suppress_context__
+    return recorded
+
+
+def _message(exc: BaseException) -> str:
+    return _text(exc, f"{type(exc).__name__} (its message could not be made)")
+
+
+def _text(value: object, otherwise: str) -> str:
+    try:
+        text = str(value)
+    except Exception:  # the user's own __str__
+        return otherwise
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _argument(value: object) -> bytes:
+    try:
+        return encode(value)
+    except Exception:  # the user's own attributes may raise anything
+        return encode(_text(value, f"<{type_name(type(value))}>"))
+
+
+def _attributes(exc: BaseException) -> tuple[dict[str, bytes], dict[str, str]]:
+    kept: dict[str, bytes] = {}
+    dropped: dict[str, str] = {}
+    for name, value in _state(exc):
+        try:
+            kept[name] = encode(value)
+        except Exception:  # EncodeError, or whatever the value's own attributes raise
+            dropped[name] = type_name(type(value))
+    return kept, dropped
+
+
+def _state(exc: BaseException) -> Iterator[tuple[str, object]]:
+    for cls in type(exc).__mro__:
+        if cls is BaseException:
+            break
+        for name, descriptor in tuple(vars(cls).items()):
+            if not isinstance(descriptor, types.MemberDescriptorType) or _is_left_out(cls, name):
+                continue
+            try:
+                value = descriptor.__get__(exc, cls)
+            except AttributeError:  # a slot never set
+                continue
+            # An unset field of a builtin reads as None, but None set there would show in the message.
+            if value is not None or cls.__flags__ & _HEAP_TYPE:
+                yield name, value
+    for name, value in tuple(getattr(exc, "__dict__", {}).items()):
+        if not (isinstance(name, str) and name.startswith("__") and name.endswith("__")):
+            yield name, value
+
+
+def _is_left_out(cls: type, name: str) -> bool:
+    # The object that lacks an attribute is the program's, not the error's. A group's members are recorded apart.
+    return (cls is AttributeError and name == "obj") or cls is BaseExceptionGroup
+
+
+def _traceback(exc: BaseException) -> str:
+    frames = traceback.StackSummary.extract(traceback.walk_tb(exc.__traceback__), limit=-_FRAMES)
+    earlier = getattr(exc, _TRACEBACK, "")
+    lines = (earlier if isinstance(earlier, str) else "") + "".join(frames.format())
+    return _text(lines, "")
+
+
+# ---- together
+
+
+def _rebuild(recorded: Recorded, classes: Classes) -> Exception:
+    exc = _own_class(recorded, classes)
+    if exc is None:
+        exc = StepError(recorded.message, type_name=recorded.name)
+    for note in recorded.notes:
+        exc.add_note(note)
+    if recorded.traceback:
+        exc.__dict__[_TRACEBACK] = recorded.traceback
+    if recorded.cause is not None:
+        exc.__cause__ = _rebuild(recorded.cause, classes)
+    exc.__context__ = exc.__cause__ if recorded.context is None else _rebuild(recorded.context, classes)
+    exc.__suppress_context__ = recorded.suppress
+    return exc
+
+
+def _own_class(recorded: Recorded, classes: Classes) -> Exception | None:
+    if recorded.module == "builtins" and recorded.qualname == "BaseExceptionGroup":
+        cls: type[Any] = ExceptionGroup
+    else:
+        try:
+            cls = classes.find(recorded.module, recorded.qualname, is_exception)
+        except DecodeError:
+            return None
+    read = Reader(classes).read
+    try:
+        if recorded.pydantic:
+            exc = _pydantic_error(cls, read(recorded.pydantic))
+        elif issubclass(cls, BaseExceptionGroup):
+            members = [_rebuild(member, classes) for member in recorded.members or ()]
+            exc = _native(cls).__new__(cls, read(recorded.args[0]), members)
+        else:
+            args = tuple(_read_or(read, item, "<unreadable>") for item in recorded.args)
+            exc = _native(cls).__new__(cls, *args)
+            exc.args = args
+    except Exception:  # a class that insists on more than its fields: it is told of, not rebuilt
+        return None
+    if not isinstance(exc, Exception):
+        return None
+    for name, item in recorded.attributes.items():
+        # Its class may be gone, or it may be read-only now.
+        with contextlib.suppress(Exception):
+            object.__setattr__(exc, name, read(item))
+    if _text(exc, "") == recorded.message:
+        return exc
+    return _told(exc, recorded.message)
+
+
+def _native(cls: type[Any]) -> Any:
+    """The class in C whose `__new__` makes instances of `cls`; calling it passes by every `__new__` in Python."""
+    while cls.__flags__ & _HEAP_TYPE and cls.__base__ is not None:
+        cls = cls.__base__
+    return cls
+
+
+def _read_or(read: Callable[[bytes], object], data: bytes, otherwise: object) -> object:
+    try:
+        return read(data)
+    except Exception:  # a class that is gone must not hide the error itself
+        return otherwise
+
+
+def _told(exc: Exception, message: str) -> Exception | None:
+    """The exception with the message that it had, where it cannot make it any more from what was recorded."""
+    cls: Any = type(exc)
+    body = {"__str__": lambda _: message, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    try:
+        exc.__class__ = type(cls)(cls.__name__, (cls,), body)
+    except Exception:  # not made for heirs; still better than nothing if it can be shown at all
+        return exc if _text(exc, "") else None
+    return exc
+
+
+# ---- pydantic's own, which has no constructor
+
+
+def _pydantic_errors(exc: Any) -> bytes:
+    try:
+        errors = exc.errors(include_url=False)
+        for error in errors:
+            error["input"] = _encodable(error.get("input"))
+            if "ctx" in error:
+                error["ctx"] = {name: _encodable(item) for name, item in error["ctx"].items()}
+        return encode({"title": exc.title, "errors": errors})
+    except Exception:  # without it, the exception comes back as StepError
+        return b""
+
+
+def _encodable(value: object) -> object:
+    try:
+        encode(value)
+    except EncodeError:
+        return _text(value, "")
+    return value
+
+
+def _pydantic_error(cls: Any, recorded: dict[str, Any]) -> Any:
+    core: Any = sys.modules["pydantic_core"]
+    errors = []
+    for error in recorded["errors"]:
+        line = {name: error[name] for name in ("loc", "input", "ctx", "type") if name in error}
+        try:
+            cls.from_exception_data(recorded["title"], [line])
+        except Exception:  # a kind of error that some validator made up
+            template = error["msg"].replace("{", "{{").replace("}", "}}")
+            line["type"] = core.PydanticCustomError(error["type"], template, error.get("ctx"))
+            line.pop("ctx", None)
+        errors.append(line)
+    return cls.from_exception_data(recorded["title"], errors)
+
+
+# ---- text
+
+
+def _format(recorded: Recorded) -> str:
+    parts = []
+    if recorded.cause is not None:
+        parts += [_format(recorded.cause), "\nThe above exception was the direct cause of the following exception:\n\n"]
+    elif recorded.context is not None and not recorded.suppress:
+        during = "\nDuring handling of the above exception, another exception occurred:\n\n"
+        parts += [_format(recorded.context), during]
+    if recorded.traceback:
+        parts += ["Traceback (most recent call last):\n", recorded.traceback]
+    shown = recorded.name.replace(":", ".")
+    parts.append(f"{shown}: {recorded.message}\n" if recorded.message else f"{shown}\n")
+    parts += [f"{note}\n" for note in recorded.notes]
+    for number, member in enumerate(recorded.members or (), 1):
+        body = "".join(f"  | {line}\n" for line in _format(member).splitlines())
+        parts.append(f"  +---------------- {number} ----------------\n{body}")
+    return "".join(parts)

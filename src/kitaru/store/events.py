@@ -1,0 +1,321 @@
+"""The event types: what a run's log can hold.
+
+An event is immutable. Its msgpack form is an array whose first element is the tag and whose second is the schema
+version, so an older reader can skip what it does not know and a newer one can fill in what was not written yet: fields
+are only ever added at the end, with a default.
+
+Times (`at`, `started`, `deadline`) are UTC seconds since the epoch. `order` counts the starts of boundaries in a run.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+SCHEMA_VERSION: Final = 1
+
+Kind: TypeAlias = Literal["step", "llm", "flow", "sleep", "timer", "now", "uuid", "random", "save", "load", "log"]
+
+
+class Ref(msgspec.Struct, frozen=True, array_like=True):
+    """A value kept as an artifact, because it is too large for an event."""
+
+    digest: bytes
+    size: int
+
+
+Blob: TypeAlias = bytes | Ref
+"""An encoded value: inline, or a reference to an artifact."""
+
+
+class FlowRef(msgspec.Struct, frozen=True, array_like=True):
+    """Where a flow lives, so that any shell in the project can load it again."""
+
+    module: str
+    qualname: str
+    file: str
+    name: str
+
+
+class Parent(msgspec.Struct, frozen=True, array_like=True):
+    """The run and boundary that started a child run."""
+
+    run: str
+    key: str
+
+
+class Origin(msgspec.Struct, frozen=True, array_like=True):
+    """The run that a replay was forked from, the last event it saw of it, and the replay's options (encoded)."""
+
+    run: str
+    seq: int
+    options: bytes
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """Tokens of one model call. Totals first; the others are parts of them. None means the provider did not say."""
+
+    input: int | None = None
+    output: int | None = None
+    cached_input: int | None = None
+    cache_write: int | None = None
+    reasoning: int | None = None
+
+
+class Attempt(msgspec.Struct, frozen=True, array_like=True):
+    """One HTTP attempt of a model call."""
+
+    started: float
+    seconds: float
+    status: int = 0
+    error: str = ""
+    request_id: str = ""
+    possibly_billed: bool = False
+
+
+class LlmRecord(msgspec.Struct, frozen=True, array_like=True):
+    """What is recorded of a finished model call beside its outcome."""
+
+    provider: str
+    model: str
+    answered_by: str
+    finish: str
+    usage: Usage
+    latency: float
+    request_id: str = ""
+    credential: str = "none"
+    attempts: tuple[Attempt, ...] = ()
+    warnings: tuple[str, ...] = ()
+    cost: str = ""
+    cost_source: str = ""
+    first_token: float | None = None
+    cache_hit: bool = False
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True):
+    """What every event starts with: the schema version and the time."""
+
+    v: int
+    at: float
+
+
+class RunStarted(Event, frozen=True, array_like=True, tag=1):
+    flow: FlowRef
+    inputs: Blob
+    fingerprint: bytes
+    kitaru: str
+    python: str
+    parent: Parent | None = None
+    origin: Origin | None = None
+    registry: Blob = b""
+
+
+class Boundary(Event, frozen=True, array_like=True):
+    """What every event of a boundary names."""
+
+    key: str
+    kind: Kind
+    fingerprint: bytes
+    code: bytes
+    inputs: Blob
+    order: int
+    attempt: int
+
+
+class StepStarted(Boundary, frozen=True, array_like=True, tag=2):
+    """A boundary that is running: committed before an effect or model call, and while a long step runs."""
+
+    effects: bool = False
+
+
+class StepCompleted(Boundary, frozen=True, array_like=True, tag=3):
+    started: float
+    outcome: Blob
+
+
+class StepFailed(Boundary, frozen=True, array_like=True, tag=4):
+    """An attempt failed; when `final`, this failure is the boundary's outcome."""
+
+    started: float
+    error: Blob
+    final: bool
+
+
+class StepCancelled(Boundary, frozen=True, array_like=True, tag=5):
+    """The flow gave up a boundary (a timeout, a lost race). An outcome it never saw is kept, and never handed back."""
+
+    started: float
+    outcome: Blob | None = None
+
+
+class LlmRequested(Boundary, frozen=True, array_like=True, tag=6):
+    """A model call about to be sent. Its `code` digests the call after aliases and defaults, before any adapter.
+
+    A conversation too long to stand in `inputs` is a chain of artifacts, each naming its parent and holding one message;
+    `prompt` is its last one.
+    """
+
+    model: str
+    prompt: Ref | None = None
+
+
+class LlmCompleted(Boundary, frozen=True, array_like=True, tag=7):
+    started: float
+    outcome: Blob
+    response: Blob
+    llm: LlmRecord
+
+
+class TimerSet(Boundary, frozen=True, array_like=True, tag=8):
+    deadline: float
+
+
+class TimerFired(Boundary, frozen=True, array_like=True, tag=9):
+    started: float
+
+
+class ChildStarted(Boundary, frozen=True, array_like=True, tag=13):
+    child: str
+
+
+class Reused(Event, frozen=True, array_like=True, tag=14):
+    """A replay took this boundary's outcome from the copy at `seq` of its own log."""
+
+    key: str
+    seq: int
+    moved_from: str = ""
+
+
+class Copied(Event, frozen=True, array_like=True, tag=15):
+    """A boundary's outcome, copied from the source run when a replay was forked: what it may reuse."""
+
+    run: str
+    seq: int
+    turn: int
+    event: msgspec.Raw
+
+
+class Overridden(Event, frozen=True, array_like=True, tag=16):
+    """A replay was told this boundary's outcome."""
+
+    key: str
+    outcome: Blob
+
+
+class RunClaimed(Event, frozen=True, array_like=True, tag=17):
+    epoch: int
+    owner: str
+    python: str
+
+
+class RunParked(Event, frozen=True, array_like=True, tag=18):
+    reason: str
+
+
+class RunCompleted(Event, frozen=True, array_like=True, tag=19):
+    outcome: Blob
+
+
+class RunFailed(Event, frozen=True, array_like=True, tag=20):
+    """`causes` are the keys of the boundaries whose failure ended the run."""
+
+    error: Blob
+    causes: tuple[str, ...]
+
+
+class RunCancelled(Event, frozen=True, array_like=True, tag=21):
+    reason: str
+
+
+class RunRetried(Event, frozen=True, array_like=True, tag=22):
+    """A failed run goes on; the outcomes of `dropped` no longer count."""
+
+    dropped: tuple[str, ...]
+
+
+class CancelRequested(Event, frozen=True, array_like=True, tag=23):
+    """Somebody asked the run's owner to cancel it. May be appended by a process that does not own the run."""
+
+    reason: str
+
+
+class Deviated(Event, frozen=True, array_like=True, tag=24):
+    """Recorded outcomes were handed back in another order than the first time, because waiting for it would not end."""
+
+    note: str
+
+
+class CodeSeen(Event, frozen=True, array_like=True, tag=25):
+    """The source that a code digest stands for, so that another Python version can settle it by parsing both."""
+
+    digest: bytes
+    source: Blob
+
+
+class RunPruned(Event, frozen=True, array_like=True, tag=26):
+    """The tombstone of a pruned run: all that is left of its log."""
+
+    seq: int
+    head: bytes
+    flow: str
+    created: float = 0.0
+
+
+AnyEvent: TypeAlias = (
+    RunStarted
+    | StepStarted
+    | StepCompleted
+    | StepFailed
+    | StepCancelled
+    | LlmRequested
+    | LlmCompleted
+    | TimerSet
+    | TimerFired
+    | ChildStarted
+    | Reused
+    | Copied
+    | Overridden
+    | RunClaimed
+    | RunParked
+    | RunCompleted
+    | RunFailed
+    | RunCancelled
+    | RunRetried
+    | CancelRequested
+    | Deviated
+    | CodeSeen
+    | RunPruned
+)
+
+BoundaryEvent: TypeAlias = (
+    StepStarted
+    | StepCompleted
+    | StepFailed
+    | StepCancelled
+    | LlmRequested
+    | LlmCompleted
+    | TimerSet
+    | TimerFired
+    | ChildStarted
+)
+
+Status: TypeAlias = Literal["running", "parked", "completed", "failed", "cancelled", "pruned"]
+
+STATUS_AFTER: Final[dict[type[Event], Status]] = {
+    RunStarted: "running",
+    RunClaimed: "running",
+    RunRetried: "parked",
+    RunParked: "parked",
+    RunCompleted: "completed",
+    RunFailed: "failed",
+    RunCancelled: "cancelled",
+    RunPruned: "pruned",
+}
+"""The status of a run after each event that changes it; other events leave it."""
+
+HELD: Final = "held"
+"""A `RunParked` whose reason begins so was parked on purpose: nobody resumes the run unasked."""
+
+FINISHED: Final[frozenset[Status]] = frozenset({"completed", "failed", "cancelled", "pruned"})
+"""The statuses in which a run no longer runs and has no owner."""

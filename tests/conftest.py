@@ -1,0 +1,68 @@
+"""What every test gets: an environment of its own, a runtime on a fresh store, a stand-in model server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from kitaru.adapters.standin import StandInServer
+from kitaru.runtime import runtime as runtimes
+from kitaru.runtime.runtime import Runtime
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    # The tests' shared modules are imported as `tests.runtime...`.
+    sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test sees the user's settings, keys or store, nor another test's default runtime or loaded scripts."""
+    for name in list(os.environ):
+        if name.startswith("KITARU_") and name != "KITARU_LAWS":
+            monkeypatch.delenv(name)
+        elif name.endswith(("_API_KEY", "_BASE_URL", "_API_BASE", "_PROXY", "_proxy")) or name == "OLLAMA_HOST":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("KITARU_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("KITARU_STORE", f"sqlite:///{tmp_path}/default.db")
+    modules, path = set(sys.modules), list(sys.path)
+    yield
+    opened = list(runtimes._defaults.values())
+    runtimes._defaults.clear()
+    if opened:
+
+        async def close() -> None:
+            for one in opened:
+                await one.close()
+
+        asyncio.run(close())
+    for name in set(sys.modules) - modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(tmp_path):
+            del sys.modules[name]
+    sys.path[:] = path
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    """Where `runtime` keeps its runs, for a second runtime on the same file."""
+    return f"sqlite:///{tmp_path}/runs.db"
+
+
+@pytest.fixture
+async def runtime(store_url: str) -> AsyncIterator[Runtime]:
+    """An open runtime on a fresh store, with this test's loop."""
+    async with Runtime(store_url, replay_grace=0.2) as opened:
+        yield opened
+
+
+@pytest.fixture
+def standin() -> Iterator[StandInServer]:
+    """A model server on loopback that answers at once and counts what it is asked."""
+    with StandInServer() as server:
+        yield server
