@@ -431,9 +431,9 @@ def test_classes_of_a_script_keep_one_name_however_it_is_loaded(load: Any) -> No
     assert decoder()(data) == script.Page("t")
 
 
-def test_a_class_recorded_by_the_running_script_is_found_in_it(load: Any, monkeypatch: Any) -> None:
+def test_a_class_recorded_by_the_running_script_is_found_in_it(load: Any) -> None:
     script = load("as_main", PAGE.replace("\n@", "\n__name__ = '__main__'\n@"))
-    monkeypatch.setattr(sys.modules["__main__"], "Page", script.Page, raising=False)
+    sys.modules["__main__"].Page = script.Page  # type: ignore[attr-defined]  # the fixture takes it away again
     del sys.modules["as_main"]
     data = encode(script.Page("t"))
     assert b"__main__" in data

@@ -136,6 +136,9 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
                 if execution.records:
                     if execution.owes_a_pass():
                         yield
+                        if self._state != NEW:
+                            # Another task started it meanwhile.
+                            return (yield from self.__await__())
                     value = execution.reuse_at_once(self)
                     if value is not MISSING:
                         return cast(T_co, value)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import inspect
 import random
 import sys
+import types
 import typing
+import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
 
@@ -60,7 +63,9 @@ class CheckpointWork(Work):
         self.announced = options.effects
         self.is_async = inspect.iscoroutinefunction(function)
         self.parameters = Parameters(function, options.ignore)
-        self._code: Code | None = None
+        self._codes: weakref.WeakKeyDictionary[type, Code] = weakref.WeakKeyDictionary()
+        self._bound: weakref.WeakKeyDictionary[type, CheckpointWork] = weakref.WeakKeyDictionary()
+        self._owner: Callable[[], type | None] = _nobody
         self._decode_inputs: Callable[[bytes], Any] | None = None
         self._decode_outcome: Callable[[bytes], object] | None = None
 
@@ -115,11 +120,28 @@ class CheckpointWork(Work):
         return codec.from_json(value, hints[0]) if hints else value
 
     def code(self) -> Code:
-        if self._code is None:
+        owner = self._owner()
+        code = self._codes.get(owner or object)
+        if code is None:
             from kitaru.runtime.digest import code_of
 
-            self._code = code_of(self.function, uses=self.options.uses)
-        return self._code
+            function = self.function if owner is None else types.MethodType(self.function, owner)
+            code = self._codes[owner or object] = code_of(function, uses=self.options.uses)
+        return code
+
+    def bound_to(self, owner: type) -> CheckpointWork:
+        """The same method, called on an `owner`: what it names on `self` may be another thing there."""
+        work = self._bound.get(owner)
+        if work is None:
+            work = self._bound[owner] = copy.copy(self)
+            work._owner = weakref.ref(owner)
+        return work
+
+    def changed(self, name: str, options: Options) -> CheckpointWork:
+        """The same function under another name, or with other options."""
+        work = CheckpointWork(self.function, name, options)
+        work._codes, work._owner = self._codes, self._owner
+        return work
 
     def retry_after(self, error: Exception, attempt: int) -> float | None:
         options = self.options
@@ -266,7 +288,8 @@ class Checkpoint(Generic[P, T]):
             timeout=before.timeout if timeout is None else timeout,
             retry_on=before.retry_on if retry_on is None else _types(retry_on),
         )
-        work = CheckpointWork(self._work.function, valid_name(name or self.name), changed)
+        _check(changed)
+        work = self._work.changed(valid_name(self.name if name is None else name), changed)
         return Checkpoint(work, self._bound)
 
     @overload
@@ -276,7 +299,9 @@ class Checkpoint(Generic[P, T]):
     def __get__(self: Checkpoint[Concatenate[S, Q], T], obj: S, owner: type | None = None) -> Checkpoint[Q, T]: ...
 
     def __get__(self, obj: Any, owner: type | None = None) -> Any:
-        return self if obj is None else Checkpoint(self._work, (obj,))
+        if obj is None:
+            return self
+        return Checkpoint(self._work.bound_to(obj if isinstance(obj, type) else type(obj)), (obj,))
 
     def __repr__(self) -> str:
         return f"<checkpoint {self.name}>"
@@ -363,8 +388,6 @@ def checkpoint(
     Raises:
         UsageError: An option is out of range, or names what the function does not have.
     """
-    if retries < 0 or (timeout is not None and timeout <= 0):
-        raise UsageError("a checkpoint's retries cannot be negative, nor its timeout 0 or less")
     options = Options(
         retries=retries,
         backoff=_delays(backoff),
@@ -375,13 +398,23 @@ def checkpoint(
         effects=effects,
         overlap=overlap,
     )
+    _check(options)
 
     def decorate(function: Callable[..., Any]) -> Checkpoint[..., Any]:
         if isinstance(function, staticmethod | classmethod):
             raise UsageError("@checkpoint goes below @staticmethod or @classmethod, not above")
-        return Checkpoint(CheckpointWork(function, valid_name(name or function.__name__), options))
+        return Checkpoint(CheckpointWork(function, valid_name(function.__name__ if name is None else name), options))
 
     return decorate if function is None else decorate(function)
+
+
+def _check(options: Options) -> None:
+    if options.retries < 0 or (options.timeout is not None and options.timeout <= 0):
+        raise UsageError("a checkpoint's retries cannot be negative, nor its timeout 0 or less")
+
+
+def _nobody() -> None:
+    return None
 
 
 def _delays(backoff: float | Sequence[float]) -> float | tuple[float, ...]:

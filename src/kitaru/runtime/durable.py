@@ -16,7 +16,6 @@ from kitaru.errors import NotFoundError, UsageError
 from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.keys import valid_name
 from kitaru.runtime.threads import wait_for
-from kitaru.runtime.turns import NOBODY
 from kitaru.runtime.work import Inputs, Work, make_call, stand_in
 from kitaru.store import codec
 from kitaru.store.events import Blob, BoundaryEvent, Kind, StepCompleted, TimerFired, TimerSet
@@ -160,10 +159,9 @@ class timeout:
         assert self._task is not None
         self._cancelling = self._task.cancelling()
         call = make_call(_Timer("timeout", "timer"), place, (self._seconds,), {}, sys._getframe(1))
-        call.party = NOBODY
-        # Made directly, not through the loop's factory: it is no task of the flow.
+        # Made directly, not through the loop's factory: it needs no path.
         self._watch = asyncio.Task(self._fire(call))
-        place.execution.tasks.add(self._watch)
+        place.execution.born(self._watch)
         return self
 
     async def _fire(self, call: Call[None]) -> None:

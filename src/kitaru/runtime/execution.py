@@ -7,6 +7,7 @@ outcome is on disk and it is its turn, decode. `replay` makes the decision, `tur
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -136,7 +137,8 @@ class Execution:
         self._without_source: set[str] = set()
         self._settled: dict[tuple[bytes, bytes], bool] = {}
         self._stop: BaseException | None = None
-        self._reason = ""
+        self._reason = history.cancel_reason
+        self._parked_because = ""
         self._pass_due = 0.0
         self._cancel_recorded = history.cancel_requested
 
@@ -163,7 +165,7 @@ class Execution:
             return MISSING
         if not self.turns.take_alone(record.key):
             return MISSING
-        record.claimed = True
+        self._claim(record)
         if not record.own:
             self._record_reuse([record], {record.key: call.key})
         value = call.work.decode_outcome(outcome)
@@ -193,7 +195,11 @@ class Execution:
             if self.turns.recorded or self._cancel_recorded:
                 self._asking[call.key] = call
                 waiter = self.turns.ask_start(call.key, party)
-                await waiter.future
+                try:
+                    await waiter.future
+                except asyncio.CancelledError:
+                    self._gave_up_waiting(call, record)
+                    raise
             self.turns.rest(party)
             return await self._live(call, party, record)
         except asyncio.CancelledError:
@@ -238,20 +244,33 @@ class Execution:
         verdict = decision.verdict
         work = call.work
         if verdict is Verdict.OVERRIDE:
-            return await self._override(call, record)
+            return await self._override(call, record, party)
         if record is not None and verdict in (Verdict.REUSE, Verdict.WAIT):
             self._claim(record)
             if verdict is Verdict.WAIT:
                 await self._until_cancelled(call, record, party)
-                return await self._live(call, party, None)
+                # Nobody gave it up this time: it has to run, if it may.
+                decision = self.decision(call, None)
+                if decision.verdict is Verdict.EXECUTE:
+                    return await self._live(call, party, None)
+                return await self._refused(call, None, decision, party)
             self._asking[record.key] = call
+            blob = record.event.error if isinstance(record.event, StepFailed) else record.outcome
+            data = blob if isinstance(blob, bytes) else await self._read_ahead(blob)
             waiter = self.turns.ask(record.key, party)
             waiter.asked_as = call.key
-            await waiter.future
+            try:
+                await waiter.future
+            except asyncio.CancelledError:
+                self.turns.forget(record.key)
+                self._gave_up_waiting(call, record)
+                raise
             if record.state == "failed":
-                assert isinstance(record.event, StepFailed)
-                raise self._failure(await self.bytes_of(record.event.error), call)
-            return work.decode_outcome(await self.bytes_of(record.outcome))
+                raise self._failure(data, call)
+            return work.decode_outcome(data)
+        return await self._refused(call, record, decision, party)
+
+    async def _refused(self, call: Call[Any], record: Record | None, decision: Decision, party: object) -> object:
         if self.would_run is not None:
             self.would_run[call.key] = decision.why
             if record is not None:
@@ -261,11 +280,23 @@ class Execution:
         self.stop(self._refusal(call, record, decision))
         raise Suspended
 
+    async def _read_ahead(self, blob: Ref) -> bytes:
+        # Before it is asked for: read after its turn, it would reach the flow behind what was handed over with it.
+        self.turns.hold()
+        try:
+            return await self.bytes_of(blob)
+        finally:
+            self.turns.let_go()
+
     def progress(self) -> int:
         """How many boundaries the flow has come to: grows as long as a dry run gets anywhere."""
         return sum(r.claimed for r in self.records.values()) + len(self.would_run or ())
 
     async def _until_cancelled(self, call: Call[Any], record: Record, party: object) -> None:
+        if self._cancel_recorded:
+            # It may be the run's cancellation, not the flow, that gave it up; that one comes when replay is through.
+            self._asking[call.key] = call
+            await self.turns.ask_start(call.key, party).future
         future = self.turns.wait_cancelled(call.key, party)
         if record.own:
             await future
@@ -294,14 +325,37 @@ class Execution:
         assert record is not None
         return self.history.divergence(call, record, decision.why)
 
-    async def _override(self, call: Call[Any], record: Record | None) -> object:
-        outcome = self.rules.overrides[call.key]
+    async def _override(self, call: Call[Any], record: Record | None, party: object) -> object:
+        key, work, outcome = call.key, call.work, self.rules.overrides[call.key]
+        data = outcome if isinstance(outcome, bytes) else await self._read_ahead(outcome)
         if record is not None:
             self._claim(record)
+        if record is not None and record.own:
+            if record.state == "cancelled":
+                await self.turns.wait_cancelled(key, party)
+            self._asking[key] = call
+            await self.turns.ask(key, party).future
+            return work.overridden(data)
+        if record is not None:
             self.turns.drop(record.key)
-        if call.key not in self.history.overridden:
-            await self.append_durably([Overridden(1, time.time(), call.key, outcome)])
-        return call.work.overridden(await self.bytes_of(outcome))
+        self._order += 1
+        order, now = self._order, time.time()
+        waiter = Waiter(key, party, self.host.loop.create_future(), "live")
+        waiter.execution = self
+        # A turn of its own, so that a resume hands it over where it was handed over now.
+        self.append([Overridden(1, now, key, outcome, work.kind, order)], turn=Turn.OWN, context=waiter)
+        self.turns.rest(party)
+        try:
+            await waiter.future
+        except asyncio.CancelledError:
+            if not self.leaving and not self.cancelling:
+                given_up = StepCancelled(
+                    v=1, at=time.time(), key=key, kind=work.kind, fingerprint=call.inputs.fingerprint, code=b"",
+                    inputs=b"", order=order, attempt=1, started=now, outcome=outcome,
+                )  # fmt: skip
+                self.append([given_up])
+            raise
+        return work.overridden(data)
 
     # -- live ---------------------------------------------------------------------------------------------------------
 
@@ -323,6 +377,7 @@ class Execution:
         waiter.execution = self
         error: Exception | None = None
         data = b""
+        appended = False
         try:
             try:
                 data = await self._attempts(flight)
@@ -338,13 +393,16 @@ class Execution:
                 data, event, artifacts = self._failed_event(flight, failure, artifacts, final=True)
             if self.leaving:
                 raise Suspended
+            appended = True
             self.append([event], turn=Turn.SHARED, artifacts=artifacts, context=waiter)
             await waiter.future
         except asyncio.CancelledError:
             if self.leaving:
                 raise Suspended from None
-            if not self.cancelling:
-                self._gave_up(flight, data if error is None else b"")
+            if appended or not self.cancelling:
+                self._gave_up(flight, data if data and error is None else None)
+            else:
+                work.abandoned(flight)
             raise
         finally:
             del self._flights[call.key]
@@ -387,6 +445,12 @@ class Execution:
                 return call.work.decode_outcome(await self.bytes_of(known.outcome))
             if isinstance(known.event, StepFailed):
                 raise self._failure(await self.bytes_of(known.event.error), call)
+        if call.work.effects and self.rules.replaying:
+            effect = self._effect_inside(call, inside)
+            if effect is not None:
+                if isinstance(effect.event, StepFailed):
+                    raise self._failure(await self.bytes_of(effect.event.error), call)
+                return call.work.decode_outcome(await self.bytes_of(effect.outcome))
         self._order += 1
         flight = Flight(self, call, self._order, call.party)
         flight.inputs, artifacts = self.blob(flight.data)
@@ -410,6 +474,21 @@ class Execution:
             del self._flights[call.key]
         return call.work.decode_outcome(data)
 
+    def _effect_inside(self, call: Call[Any], inside: Flight) -> Record | None:
+        """What the source of this replay holds of an effect inside a checkpoint that runs again; None where it may run."""
+        record = self.history.effects.get(call.key)
+        allowed = call.work.name in self.rules.allow_effects
+        if record is not None and not record.claimed and record.event.fingerprint == call.inputs.fingerprint:
+            if not (allowed and inside.key.partition(">")[0] in self.rules.forced):
+                self._claim(record)
+                if not record.own:
+                    self._record_reuse([record], {record.key: call.key}, Turn.NONE)
+                return record
+        if allowed:
+            return None
+        self.stop(self._refusal(call, record, Decision(Verdict.FORBID_EFFECT, "the checkpoint around it runs again")))
+        raise Suspended
+
     def _failed_event(
         self, flight: Flight, error: Exception, artifacts: dict[bytes, bytes] | None, *, final: bool
     ) -> tuple[bytes, StepFailed, dict[bytes, bytes]]:
@@ -422,8 +501,8 @@ class Execution:
         )  # fmt: skip
         return data, event, {**(artifacts or {}), **more}
 
-    def _gave_up(self, flight: Flight, outcome: bytes) -> None:
-        blob, artifacts = self.blob(outcome) if outcome else (None, {})
+    def _gave_up(self, flight: Flight, outcome: Blob | None) -> None:
+        blob, artifacts = self.blob(outcome) if isinstance(outcome, bytes) else (outcome, {})
         event = StepCancelled(
             v=1, at=time.time(), key=flight.key, kind=flight.call.work.kind, fingerprint=flight.fingerprint,
             code=flight.code, inputs=flight.inputs, order=flight.order, attempt=flight.attempt,
@@ -431,6 +510,23 @@ class Execution:
         )  # fmt: skip
         self.append([event], artifacts={**artifacts, **(self.artifacts_of(flight) or {})})
         flight.call.work.abandoned(flight)
+
+    def _gave_up_waiting(self, call: Call[Any], record: Record | None) -> None:
+        """The flow gave up a call that had not started yet, or an outcome before its turn came. It is recorded: what the
+        flow did next must not wait, on the next resume, for a call that it had left behind."""
+        if self.leaving or self.cancelling:
+            return
+        outcome: Blob | None = None
+        if record is not None and record.state != "started":
+            self.turns.drop(record.key)
+            outcome = record.outcome if record.state == "completed" else None
+        self._order += 1
+        flight = Flight(self, call, self._order, None)
+        flight.inputs, _ = self.blob(flight.data)
+        if record is not None:
+            flight.attempt = record.event.attempt
+            flight.started = getattr(record.event, "started", record.event.at)
+        self._gave_up(flight, outcome)
 
     def announce_long(self, longer_than: float) -> None:
         """Commit the start of every step that has been running for so long that losing sight of it would hide something."""
@@ -459,6 +555,13 @@ class Execution:
         if place is not None and place.inside is None and (self.records or self.rules.replaying):
             record = self._find(call)
             decision = self.decision(call, record)
+            if work.kind == "log" and (record is None or not record.own) and self.rules.replaying:
+                # Not what it said then: what it says now.
+                if record is not None:
+                    self._claim(record)
+                decision = EXECUTE
+            if decision.verdict is Verdict.OVERRIDE:
+                return self._value_told(call, record)
             if record is not None and decision.verdict is Verdict.REUSE and type(record.outcome) is bytes:
                 self._claim(record)
                 if not record.own:
@@ -473,6 +576,16 @@ class Execution:
         data = work.encode_outcome(make())
         self.append([work.completed_event(flight, time.time(), data)])
         return work.decode_outcome(data)
+
+    def _value_told(self, call: Call[Any], record: Record | None) -> object:
+        outcome = self.rules.overrides[call.key]
+        assert isinstance(outcome, bytes)
+        if record is not None:
+            self._claim(record)
+        if record is None or not record.own:
+            self._order += 1
+            self.append([Overridden(1, time.time(), call.key, outcome, call.work.kind, self._order)])
+        return call.work.overridden(outcome)
 
     # -- what the log gets --------------------------------------------------------------------------------------------
 
@@ -596,7 +709,7 @@ class Execution:
     def deviated(self, turn: RecordedTurn) -> None:
         if turn.strict:
             self.history.deviations += 1
-            missing = ", ".join(sorted(turn.keys - self.turns.asked_keys()))
+            missing = ", ".join(sorted(turn.keys.keys() - self.turns.asked_keys()))
             self.append([Deviated(1, time.time(), f"turn {turn.number} was handed over without {missing}")])
 
     def handed(self, waiters: list[Waiter]) -> None:
@@ -609,11 +722,14 @@ class Execution:
         events = []
         for record in records:
             key = asked_as[record.key]
-            events.append(Reused(1, now, key, record.seq, record.key if record.key != key else ""))
+            events.append(Reused(1, now, key, record.seq, record.key if record.key != key else "", record.order))
         self.append(events, turn=turn)
 
     def _claim(self, record: Record) -> None:
         record.claimed = True
+        if not record.own:
+            self._order += 1
+            record.order = self._order
 
     def born(self, task: asyncio.Future[Any]) -> None:
         """A task of the flow has been made."""
@@ -686,12 +802,16 @@ class Execution:
             end = None
         self.leaving = self.ending = True
         self.turns.close()
+        if parked:
+            # Leaving has cancelled this very task, which may not have noticed yet: what follows must not be interrupted.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
         await self._end_tasks()
         try:
             if end is not None:
                 await self.append_durably([end], artifacts)
             elif self._stop is None or not isinstance(self._stop, KitaruError):
-                await self.append_durably([RunParked(1, time.time(), self._reason or "left memory")])
+                await self.append_durably([RunParked(1, time.time(), self._parked_because or "left memory")])
             else:
                 await self.host.store.release(self.run, self.epoch)
         except asyncio.CancelledError:
@@ -738,7 +858,7 @@ class Execution:
         if self.leaving:
             return
         self.leaving = True
-        self._reason = reason
+        self._parked_because = reason
         self.turns.close()
         self._cancel_tasks()
 
@@ -747,9 +867,17 @@ class Execution:
         if self.leaving or self.cancelling:
             return
         self._reason = reason
-        self._deliver_cancel()
+        if self.turns.recorded:
+            # A cleanup that began in the middle of replay would never come to what the log still holds.
+            self._cancel_recorded = True
+            self.turns.pump()
+            self.host.loop.call_later(self.host.replay_grace, self._deliver_cancel)
+        else:
+            self._deliver_cancel()
 
     def _deliver_cancel(self) -> None:
+        if self.leaving or self.cancelling:
+            return
         self._cancel_recorded = False
         self.cancelling = True
         if self.thread is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from kitaru.errors import EncodeError, Suspended, UsageError
 from kitaru.runtime.annotations import hints_of, types_in
 from kitaru.runtime.call import Call, current_place
+from kitaru.runtime.handle import outermost
 from kitaru.runtime.keys import Place, here, valid_name
 from kitaru.runtime.threads import FlowThread, start_flow_thread, wait_for
 from kitaru.runtime.work import Inputs, Unresolved, Work, make_call, stand_in
@@ -161,12 +162,7 @@ class FlowWork(Work):
         from kitaru.runtime.runtime import default_runtime
 
         flow: Flow[..., Any] = Flow(self)
-        handle = await default_runtime().start(flow, *call.inputs.args, **call.inputs.kwargs)
-        try:
-            return await handle.result()
-        except asyncio.CancelledError:
-            handle.park_soon()
-            raise
+        return await outermost(default_runtime().start(flow, *call.inputs.args, **call.inputs.kwargs))
 
     def wait_in_thread(self, call: Call[Any]) -> None:
         if call.place is not None:
@@ -332,6 +328,6 @@ def flow(function: Callable[..., Any] | None = None, /, *, name: str | None = No
     """
 
     def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
-        return Flow(FlowWork(function, valid_name(name or function.__name__)))
+        return Flow(FlowWork(function, valid_name(function.__name__ if name is None else name)))
 
     return decorate if function is None else decorate(function)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,7 @@ from kitaru.runtime.history import PYTHON, History
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.models import current_registry
 from kitaru.runtime.replay import Record, Rules
+from kitaru.runtime.retrying import dropped_by_retry
 from kitaru.store import codec
 from kitaru.store.events import (
     AnyEvent,
@@ -26,7 +28,10 @@ from kitaru.store.events import (
     Origin,
     Parent,
     Ref,
+    RunCancelled,
+    RunCompleted,
     RunFailed,
+    RunRetried,
     RunStarted,
 )
 from kitaru.store.names import new_run_id, valid_run_id
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from kitaru.runtime.handle import RunHandle
     from kitaru.runtime.runtime import Runtime
 
+_OPTIONAL: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _STILL: Final = 0.3
 """Seconds without progress after which a dry run has come as far as it can."""
 
@@ -57,7 +63,8 @@ class ReplayOptions(msgspec.Struct, frozen=True, kw_only=True):
         model: Models to ask instead of those that calls name.
         registry: `current`, or `source` for the registry that the source run had.
 
-    A selector is a key, a name, or an event's number in the source run.
+    A selector is a key, a name, or an event's number in the source run. What a source that is itself a replay was told
+    (`inputs`, `overrides`, `model`) is part of what it was, and holds for its replays too, until told otherwise.
     """
 
     run_id: str | None = None
@@ -143,16 +150,19 @@ def opening(
     now = time.time()
     inputs, artifacts = _blob(data)
     snapshot, more = _blob(registry)
+    rules = msgspec.structs.replace(rules, pythons=frozenset(source.pythons))
     started = RunStarted(
         v=1, at=now, flow=flow, inputs=inputs, fingerprint=fingerprint, kitaru=_version(), python=PYTHON, parent=parent,
-        origin=Origin(source.run, events[-1].seq, msgspec.msgpack.encode(rules)), registry=snapshot,
+        origin=Origin(source.run, events[-1].seq if events else 0, msgspec.msgpack.encode(rules)), registry=snapshot,
     )  # fmt: skip
     first: list[AnyEvent] = [started]
     first += [CodeSeen(1, now, digest, blob) for digest, blob in source.codes.items()]
-    causes = {key for recorded in events if isinstance(recorded.event, RunFailed) for key in recorded.event.causes}
+    ended_by = _ended_by(events)
     last_own = max((r.turn for r in source.records.values() if r.own), default=0)
-    for record in source.records.values():
-        if record.state == "started" or record.key in rules.forced or record.key in causes:
+    for record in [*source.records.values(), *source.effects.values()]:
+        if record.state == "started" or record.key in rules.forced or record.key in rules.overrides:
+            continue
+        if record.key in ended_by and record.state != "completed":
             continue
         event = record.event
         if event.key != record.key:
@@ -162,21 +172,33 @@ def opening(
     return first, {**artifacts, **more}
 
 
+def _ended_by(events: list[Recorded]) -> frozenset[str]:
+    """The failures that ended a run, and what they made it give up: a replay does those again."""
+    ends = (RunCompleted, RunFailed, RunCancelled, RunRetried)
+    end = next((r.event for r in reversed(events) if isinstance(r.event, ends)), None)
+    return frozenset(dropped_by_retry(events)) if isinstance(end, RunFailed | RunCancelled) else frozenset()
+
+
 async def fork_child(
     runtime: Runtime, parent: Execution, work: FlowWork, flight: Flight, source: str, run: str
 ) -> RunHandle[Any] | None:
-    """A child run of a replayed parent, forked from the child that the parent's source had; None if it had none."""
+    """A child run of a replayed parent, forked from the child that the parent's source had; None if it exists already.
+
+    Where the source had none, it is a replay of nothing: what it may not do without being told, it still may not.
+    """
     try:
         events = await runtime.store.events(source)
     except NotFoundError:
-        return None
+        events = []
     history = histories.read(source, events)
     if history.started is None:
-        return None
+        history, events = histories.read("", []), []
     rules = Rules(
         replaying=True,
         keep_code=parent.rules.keep_code,
         verify=parent.rules.verify,
+        # Asked to run again, it does so as a whole.
+        forced=frozenset(history.records) if flight.key in parent.rules.forced else frozenset(),
         allow_effects=parent.rules.allow_effects,
         models=parent.rules.models,
     )
@@ -202,9 +224,11 @@ async def fork_child(
 def _rules(source: History, options: ReplayOptions) -> Rules:
     forced: set[str] = set()
     for selector in options.from_:
-        start = select(source, selector).event.order
-        forced |= {r.key for r in source.records.values() if r.event.order >= start}
-    overrides: dict[str, Blob] = {}
+        start = select(source, selector).order
+        forced |= {r.key for r in source.records.values() if r.order >= start}
+    overrides: dict[str, Blob] = {
+        key: told for key, told in source.rules.overrides.items() if key in source.overridden and key not in forced
+    }
     for selector, text in options.overrides.items():
         try:
             value = json.loads(text)
@@ -213,12 +237,6 @@ def _rules(source: History, options: ReplayOptions) -> Rules:
                 f"the override of {selector} is not JSON: {error}", hint="A text needs quotes: '\"text\"'."
             ) from None
         overrides[select(source, selector).key] = codec.encode(value)
-    names = {name_of(record.key) for record in source.records.values()}
-    for name in options.allow_effects:
-        if name not in names:
-            raise NotFoundError(
-                f"run {source.run} has no boundary {name!r}", hint=f"It has: {', '.join(sorted(names))}."
-            )
     return Rules(
         replaying=True,
         keep_code=options.keep_code,
@@ -226,7 +244,7 @@ def _rules(source: History, options: ReplayOptions) -> Rules:
         forced=frozenset(forced),
         overrides=overrides,
         allow_effects=frozenset(options.allow_effects),
-        models=options.model,
+        models={**source.rules.models, **options.model},
     )
 
 
@@ -238,7 +256,8 @@ def select(source: History, selector: str) -> Record:
         AmbiguousError: Several; the message lists them.
     """
     selector = selector.removeprefix("checkpoint.")
-    records = list(source.records.values())
+    # A replay's log may also hold what it never came to.
+    records = [r for r in source.records.values() if r.own] or list(source.records.values())
     found = [r for r in records if r.key == selector]
     if found and "[" not in selector and "/" not in selector:
         # A bare name is also the key of its first boundary; that is a choice only where it is the only one.
@@ -262,13 +281,17 @@ def select(source: History, selector: str) -> Record:
 async def _inputs(runtime: Runtime, source: History, flow: Flow[..., Any], options: ReplayOptions) -> bytes:
     assert source.started is not None
     data = await runtime.value(source.started.inputs)
-    if not options.inputs:
-        return data
     work = flow.work
     named = work.decode_inputs(data)
     for name, value in options.inputs.items():
         named[name] = work.input_from_json(name, value)
-    return work.encode_named(named)[0]
+    for name, parameter in work.signature.parameters.items():
+        if name not in named and parameter.default is inspect.Parameter.empty and parameter.kind not in _OPTIONAL:
+            raise UsageError(
+                f"{work.name}{work.signature} needs {name!r}, which run {source.run} did not have",
+                hint=f"Give it: `--input {name}=...`.",
+            )
+    return work.encode_named(named)[0] if options.inputs else data
 
 
 # -- replays that leave nothing behind ----------------------------------------------------------------------------------
@@ -284,6 +307,8 @@ async def _unrecorded(
 
     host = Host(runtime, UnrecordedStore(runtime.store), asyncio.get_running_loop())
     history = histories.read(run, [Recorded(seq, 0, event) for seq, event in enumerate(first, 1)])
+    if history.other_python:
+        history.codes = {digest: await runtime.value(code) for digest, code in history.codes.items()}
     started = history.started
     assert started is not None
     execution = Execution(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -91,6 +92,21 @@ class RunHandle(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self._work.name}>"
+
+
+async def outermost(starting: Coroutine[Any, Any, RunHandle[T]]) -> T:
+    """Start a run and wait for its result; giving up the wait, also while it starts, parks the run."""
+    task = asyncio.ensure_future(starting)
+    try:
+        return await (await asyncio.shield(task)).result()
+    except asyncio.CancelledError:
+        task.add_done_callback(_park_started)
+        raise
+
+
+def _park_started(starting: asyncio.Task[RunHandle[Any]]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().park_soon()
 
 
 async def left(execution: Execution) -> None:

@@ -27,7 +27,9 @@ from kitaru.store.events import (
     RunClaimed,
     RunRetried,
     RunStarted,
+    StepCompleted,
     StepFailed,
+    StepStarted,
 )
 from kitaru.store.protocol import Recorded
 
@@ -50,13 +52,18 @@ class History:
         self.order = 0
         self.codes: dict[bytes, Blob] = {}
         self.overridden: set[str] = set()
+        self.effects: dict[str, Record] = {}
+        """Finished `effects=True` checkpoints inside other checkpoints: the only inner ones that a replay reuses."""
         self.cancel_requested = False
+        self.cancel_reason = ""
         self.deviations = 0
         self.other_python = False
         self.started: RunStarted | None = None
         self._children: dict[str, list[Record]] = {}
         self._names: dict[str, list[Record]] | None = None
-        self._pythons: set[str] = set()
+        self.pythons: set[str] = set()
+        """The Python versions that wrote the log, or made what it copied."""
+        self._effects_begun: set[str] = set()
 
     @property
     def may_move(self) -> bool:
@@ -122,52 +129,67 @@ class History:
 def read(run: str, events: Iterable[Recorded], *, python: str = PYTHON) -> History:
     """A run's past from its log."""
     history = History(run)
-    turns: dict[int, set[str]] = {}
+    turns: dict[int, list[str]] = {}
     copies: dict[int, Copied] = {}
     reused: set[int] = set()
     for recorded in events:
         _take(history, recorded, turns, copies, reused)
-    history.other_python = any(p.rpartition(".")[0] != python.rpartition(".")[0] for p in history._pythons)
+    history.other_python = any(p.rpartition(".")[0] != python.rpartition(".")[0] for p in history.pythons)
     for number in sorted(turns):
-        if keys := {k for k in turns[number] if _has_turn(history.records.get(k), number)}:
+        if keys := [k for k in turns[number] if _has_turn(history.records.get(k), number)]:
             history.turns.append(RecordedTurn(number, keys, strict=True))
     _add_copies(history, copies, reused)
     return history
 
 
 def _take(
-    history: History, recorded: Recorded, turns: dict[int, set[str]], copies: dict[int, Copied], reused: set[int]
+    history: History, recorded: Recorded, turns: dict[int, list[str]], copies: dict[int, Copied], reused: set[int]
 ) -> None:
     seq, turn, event = recorded
     if isinstance(event, Boundary):
         _take_boundary(history, seq, turn, event)
         if turn:
-            turns.setdefault(turn, set()).add(event.key)
+            turns.setdefault(turn, []).append(event.key)
     elif isinstance(event, Reused):
         reused.add(event.seq)
         inner = _BOUNDARY.decode(copies[event.seq].event)
-        state = STATE_OF[type(inner)]
-        history.records[event.key] = Record(event.key, inner, state, seq=seq, turn=turn, own=True)
+        record = Record(event.key, inner, STATE_OF[type(inner)], seq=seq, turn=turn, own=True)
+        record.order = event.order or inner.order
+        history.order = max(history.order, event.order)
+        if attempt := _attempt_around(event.key):
+            history.effects[event.key] = record
+            history._children.setdefault(attempt, []).append(record)
+            return
+        history.records[event.key] = record
         if turn:
-            turns.setdefault(turn, set()).add(event.key)
+            turns.setdefault(turn, []).append(event.key)
     elif isinstance(event, Copied):
         copies[seq] = event
     elif isinstance(event, CodeSeen):
         history.codes[event.digest] = event.source
     elif isinstance(event, Overridden):
         history.overridden.add(event.key)
+        history.order = max(history.order, event.order)
+        told = StepCompleted(1, event.at, event.key, event.kind, b"", b"", b"", event.order, 1, event.at, event.outcome)
+        history.records[event.key] = Record(event.key, told, "completed", seq=seq, turn=turn, own=True)
+        if turn:
+            turns.setdefault(turn, []).append(event.key)
     elif isinstance(event, RunStarted):
         history.started = event
-        history._pythons.add(event.python)
+        history.pythons.add(event.python)
         if event.origin is not None:
             history.rules = _RULES.decode(event.origin.options)
+            history.pythons |= history.rules.pythons
     elif isinstance(event, RunClaimed):
-        history._pythons.add(event.python)
+        history.pythons.add(event.python)
     elif isinstance(event, RunRetried):
         for key in event.dropped:
             history.records.pop(key, None)
         history.cancel_requested = False
+        history.cancel_reason = ""
     elif isinstance(event, CancelRequested):
+        if not history.cancel_requested:
+            history.cancel_reason = event.reason
         history.cancel_requested = True
 
 
@@ -183,11 +205,14 @@ def _take_boundary(history: History, seq: int, turn: int, event: BoundaryEvent |
         attempt = f"{key}>{event.attempt}"
         for inner in [p for p in history._children if p == attempt or p.startswith(attempt + "/")]:
             del history._children[inner]
-    parent, inside, _ = key.rpartition("/")
-    if inside and ">" in parent:
+    if around := _attempt_around(key):
+        if isinstance(event, StepStarted) and event.effects:
+            history._effects_begun.add(key)
         if state != "started":
             record = Record(key, event, state, seq=seq, turn=0, own=True)
-            history._children.setdefault(parent, []).append(record)
+            history._children.setdefault(around, []).append(record)
+            if key in history._effects_begun and state != "cancelled":
+                history.effects[key] = record
         return
     before = history.records.get(key)
     if before is not None and before.state != "started" and state == "started":
@@ -201,20 +226,32 @@ def _take_boundary(history: History, seq: int, turn: int, event: BoundaryEvent |
     history.records[key] = record
 
 
+def _attempt_around(key: str) -> str:
+    """The attempt of a checkpoint that a boundary is in; empty for one of the flow's own."""
+    parent = key.rpartition("/")[0]
+    return parent if ">" in parent else ""
+
+
 def _has_turn(record: Record | None, number: int) -> bool:
     return record is not None and record.turn == number and record.state != "cancelled"
 
 
 def _add_copies(history: History, copies: dict[int, Copied], reused: set[int]) -> None:
-    turns: dict[int, set[str]] = {}
+    turns: dict[int, list[str]] = {}
     for seq, copied in copies.items():
         event = _BOUNDARY.decode(copied.event)
         if seq in reused or event.key in history.records:
             continue
         state = STATE_OF.get(type(event), "started")
-        history.records[event.key] = Record(event.key, event, state, seq=seq, turn=copied.turn, own=False)
+        record = Record(event.key, event, state, seq=seq, turn=copied.turn, own=False)
+        # What the run has not come to yet is behind all that it has.
+        record.order = history.order + event.order
+        if _attempt_around(event.key):
+            history.effects.setdefault(event.key, record)
+            continue
+        history.records[event.key] = record
         if copied.turn and state != "cancelled":
-            turns.setdefault(copied.turn, set()).add(event.key)
+            turns.setdefault(copied.turn, []).append(event.key)
     for number in sorted(turns):
         history.turns.append(RecordedTurn(number, turns[number], strict=False))
 

@@ -8,6 +8,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from kitaru.runtime.keys import install_task_factory
+from kitaru.runtime.threads import no_stop_iteration
 from kitaru.store.events import CancelRequested
 from kitaru.store.protocol import Append, Recorded, Store
 
@@ -37,7 +38,14 @@ class Host:
 
     async def in_pool(self, function: Callable[[], object]) -> object:
         """Run a sync checkpoint's body on the pool's threads, on which flows never run, in a copy of this context."""
-        return await self.loop.run_in_executor(self.runtime.pool, copy_context().run, function)
+
+        def body() -> object:
+            try:
+                return function()
+            except StopIteration as stop:
+                raise no_stop_iteration(stop) from stop
+
+        return await self.loop.run_in_executor(self.runtime.pool, copy_context().run, body)
 
     @property
     def transport(self) -> Transport:

@@ -7,10 +7,12 @@ ordinal of that name in the parent; so keys do not depend on the order in which 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Iterator
+import sys
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
-from typing import TYPE_CHECKING, Any, Protocol
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kitaru.errors import UsageError
 
@@ -32,7 +34,7 @@ class Inside(Protocol):
 class Place:
     """Where code stands: its run, its prefix of keys, and the checkpoint it is in, if it is in one."""
 
-    __slots__ = ("counts", "execution", "inside", "prefix", "thread")
+    __slots__ = ("counts", "execution", "inside", "prefix", "reserved", "thread")
 
     def __init__(
         self, execution: Execution, prefix: str, *, inside: Inside | None = None, thread: object | None = None
@@ -42,6 +44,8 @@ class Place:
         self.inside = inside
         self.thread = thread
         self.counts: dict[str, int] = {}
+        self.reserved: dict[int, Place] = {}
+        """Places kept, by the id of their coroutine, for tasks that are about to be born."""
 
     def key(self, name: str) -> str:
         """The key of the next boundary called `name` here."""
@@ -133,7 +137,7 @@ def _factory_after(before: TaskFactory | None) -> TaskFactory:
             return asyncio.Task(coro, loop=loop, context=context, **options)
         if place.inside is None and not getattr(coro, "keyed", False):
             context = copy_context() if context is None else context.copy()
-            context.run(here.set, place.child("~" + _qualname(coro)))
+            context.run(here.set, _place_of(coro, place))
         if options.get("eager_start"):
             options["eager_start"] = False
         if within is not None:
@@ -148,6 +152,41 @@ def _factory_after(before: TaskFactory | None) -> TaskFactory:
 
     factory.kitaru = True  # type: ignore[attr-defined]  # marks our own, so that it is installed once a loop
     return factory
+
+
+def _place_of(coro: object, parent: Place) -> Place:
+    """The place of a task's own, taken in the order in which its creator named the coroutines."""
+    given = _given_to_as_completed()
+    for one in given:
+        if isinstance(one, Coroutine) and not getattr(one, "keyed", False) and id(one) not in parent.reserved:
+            parent.reserved[id(one)] = parent.child("~" + _qualname(one))
+    return parent.reserved.pop(id(coro), None) or parent.child("~" + _qualname(coro))
+
+
+def _given_to_as_completed() -> Sequence[object]:
+    # asyncio.as_completed makes a set of what it is given, whose order is that of addresses in memory, and only then its
+    # tasks. What it was given stands in its frame; a set or a used-up iterator has no order to find there.
+    frame: FrameType | None = sys._getframe(3)
+    while frame is not None and frame.f_code.co_filename in _ASYNCIO:
+        code = frame.f_code
+        if code in _AS_COMPLETED:
+            given = frame.f_locals.get(code.co_varnames[_AS_COMPLETED[code]])
+            return given if isinstance(given, Sequence) else ()
+        frame = frame.f_back
+    return ()
+
+
+def _as_completed_codes() -> dict[CodeType, int]:
+    """The code in which `asyncio.as_completed` makes its tasks, and the position of the parameter that it makes them of."""
+    iterator: type | None = getattr(asyncio.tasks, "_AsCompletedIterator", None)
+    found = {asyncio.as_completed.__code__: 0}
+    if iterator is not None:
+        found[iterator.__init__.__code__] = 1  # type: ignore[misc]  # the class's own function, not bound to an instance
+    return found
+
+
+_AS_COMPLETED: Final = _as_completed_codes()
+_ASYNCIO: Final = frozenset({asyncio.tasks.__file__, asyncio.base_events.__file__})
 
 
 def _is_eager(factory: TaskFactory | None) -> bool:

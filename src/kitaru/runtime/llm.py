@@ -18,6 +18,7 @@ import msgspec
 from kitaru.errors import AnswerError, CredentialError, UsageError
 from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.conversation import Message, Nodes, chained, normalised
+from kitaru.runtime.handle import outermost
 from kitaru.runtime.keys import valid_name
 from kitaru.runtime.models import resolve
 from kitaru.runtime.threads import wait_for
@@ -275,12 +276,7 @@ async def one_call(work: LlmWork) -> object:
         return await work.again()
 
     flow: Flow[[], object] = Flow(FlowWork(llm, "llm"))
-    handle = await default_runtime().start(flow)
-    try:
-        return await handle.result()
-    except asyncio.CancelledError:
-        handle.park_soon()
-        raise
+    return await outermost(default_runtime().start(flow))
 
 
 class Llm:

@@ -23,7 +23,7 @@ class Record:
     `own`: recorded by the run itself. Otherwise copied from the source of a replay: what may be reused.
     """
 
-    __slots__ = ("attempts", "claimed", "event", "key", "own", "seq", "state", "turn")
+    __slots__ = ("attempts", "claimed", "event", "key", "order", "own", "seq", "state", "turn")
 
     def __init__(self, key: str, event: BoundaryEvent, state: State, *, seq: int, turn: int, own: bool) -> None:
         self.key = key
@@ -34,6 +34,8 @@ class Record:
         self.own = own
         self.claimed = False
         self.attempts = 0
+        self.order = event.order
+        """Its place among the starts of the run's boundaries; of a reused one, when this run came to it."""
 
     @property
     def outcome(self) -> Blob:
@@ -76,6 +78,8 @@ class Rules(msgspec.Struct, frozen=True):
     """Names of `effects=True` checkpoints that may run again."""
     models: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Models to ask instead of those that the calls name (`--model`)."""
+    pythons: frozenset[str] = frozenset()
+    """The Python versions that made what was copied: another one may digest the same source otherwise."""
 
 
 class Asked(NamedTuple):

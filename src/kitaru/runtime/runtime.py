@@ -478,9 +478,17 @@ class Runtime:
 
     def cancel_child(self, flight: Flight) -> None:
         """The parent gave the child up."""
-        child = self._executions.get(child_id(flight.execution.run, flight.key))
-        if child is not None:
-            child.host.loop.call_soon_threadsafe(child.cancel, f"given up by its parent {flight.execution.run}")
+        run = child_id(flight.execution.run, flight.key)
+
+        def cancel(_: object = None) -> None:
+            child = self._executions.get(run)
+            if child is not None:
+                child.host.loop.call_soon_threadsafe(child.cancel, f"given up by its parent {flight.execution.run}")
+
+        cancel()
+        for task, taken in self._taking.items():
+            if taken == run:
+                task.add_done_callback(cancel)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -15,12 +15,14 @@ from typing import Any, Final
 
 from kitaru.errors import Suspended, UsageError
 from kitaru.runtime.call import Call
-from kitaru.runtime.turns import NOBODY
 
 Job = Callable[[], None]
 
 IN_THREAD: Final = object()
 """Marks the place of a sync checkpoint's body."""
+
+SUBMITTED: Final = object()
+"""The party of a submitted call until the task that drives it is there."""
 
 
 class WaitingThread:
@@ -57,6 +59,13 @@ class FlowThread(WaitingThread):
         self.driver: asyncio.Task[None] | None = None
         self.interruption: BaseException | None = None
 
+    @property
+    def _fut_waiter(self) -> asyncio.Future[object] | None:
+        """What the task that works for this thread waits for, under the name that tasks have for it: between boundaries the
+        thread is waiting while that task is, as where one call waits for another."""
+        waiter: asyncio.Future[object] | None = getattr(self.driver, "_fut_waiter", None)
+        return waiter
+
     def interrupt(self) -> None:
         """Make the boundary that this thread waits for, or calls next, raise a cancellation. Called on the loop."""
         if self.driver is not None:
@@ -71,8 +80,7 @@ def _report(loop: asyncio.AbstractEventLoop, future: asyncio.Future[object], fun
     try:
         value = function()
     except StopIteration as stop:
-        # A future refuses StopIteration.
-        error = RuntimeError(f"a step raised StopIteration({stop.value!r})")
+        error = no_stop_iteration(stop)
     except BaseException as raised:
         error = raised
 
@@ -88,6 +96,13 @@ def _report(loop: asyncio.AbstractEventLoop, future: asyncio.Future[object], fun
         loop.call_soon_threadsafe(tell)
     except RuntimeError:
         return
+
+
+def no_stop_iteration(stop: StopIteration) -> RuntimeError:
+    """What is raised instead of a StopIteration, which a future refuses and a coroutine cannot raise."""
+    error = RuntimeError(f"a step raised StopIteration({stop.value!r})")
+    error.__cause__ = stop
+    return error
 
 
 def start_flow_thread(
@@ -129,13 +144,10 @@ def wait_for(call: Call[Any]) -> None:
         call.fail(interruption)
         return
     waiting = thread if thread is not None else WaitingThread(execution.host.loop)
-    fresh = call.party is None
-    if fresh:
+    if call.party is None:
         call.party = waiting
 
     def begin(finished: Callable[[], None]) -> None:
-        if thread is not None and not fresh:
-            execution.turns.rest(thread)
         driver = _drive(call)
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -161,16 +173,20 @@ def submit(call: Call[Any]) -> None:
     """
     if call.place is None:
         raise UsageError(f"{call.work.name} at {call.where} is outside any flow", hint="Submit calls inside a flow.")
-    call.party = NOBODY
+    call.party = SUBMITTED
     call.place.execution.host.loop.call_soon_threadsafe(_drive, call)
 
 
 def _drive(call: Call[Any]) -> asyncio.Task[None]:
     assert call.place is not None
-    tasks = call.place.execution.tasks
+    execution = call.place.execution
+    tasks = execution.tasks
     # Made directly, not through the loop's factory: a driver is no task of the flow.
     driver = asyncio.Task(_awaited(call))
     tasks.add(driver)
+    if call.party is SUBMITTED:
+        call.party = driver
+        execution.turns.open.add(driver)
     driver.add_done_callback(tasks.discard)
     return driver
 

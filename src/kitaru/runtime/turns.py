@@ -19,10 +19,6 @@ PASSES: Final = 3
 on that (an outer gather, `as_completed`) one pass after; no task is seen running in between."""
 
 
-NOBODY: Final = object()
-"""The party of a call that no flow code waits for yet: one that a sync flow submitted."""
-
-
 class Waiter:
     """One boundary that waits for its turn, to be handed its outcome or to start.
 
@@ -43,11 +39,14 @@ class Waiter:
 class RecordedTurn:
     """Outcomes that the log hands back together."""
 
-    __slots__ = ("keys", "number", "strict")
+    __slots__ = ("keys", "number", "overdue", "strict")
 
     def __init__(self, number: int, keys: Iterable[str], *, strict: bool) -> None:
         self.number = number
-        self.keys = set(keys)
+        self.overdue = False
+        """Whether the grace for it is over: what comes meanwhile goes ahead of it, without waiting once more each time."""
+        self.keys = dict.fromkeys(keys)
+        """In the order of the log, in which they were handed over."""
         self.strict = strict
         """Whether the run's own log recorded it; else it comes from the source of a replay and binds nobody."""
 
@@ -76,6 +75,8 @@ class Turns:
         self.loop = loop
         self.open: set[Any] = set()
         """Tasks (and sync flows' threads) that run flow code: those not at a boundary."""
+        self._resting: dict[asyncio.Task[Any], int] = {}
+        """Tasks at a boundary, and how often they had been cancelled when they came there."""
         self.recorded: deque[RecordedTurn] = deque()
         self._listener = listener
         self._grace = grace
@@ -83,10 +84,10 @@ class Turns:
         self._held: list[Waiter] = []
         self._ready: deque[list[Waiter]] = deque()
         self._pending: set[str] = set()
+        self._holds = 0
         self._quiet = 0
         self._scheduled = False
         self._timer: asyncio.TimerHandle | None = None
-        self._deviating = False
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -106,7 +107,7 @@ class Turns:
 
     def hand_at_once(self, waiter: Waiter) -> bool:
         """Hand over a live outcome that is a turn of its own, where the whole run is at boundaries."""
-        if self.open or self.recorded or self._ready or self._held or self._asked:
+        if self.open or self.recorded or self._ready or self._held or self._asked or not self._waiting():
             return False
         self._hand([waiter])
         return True
@@ -134,17 +135,33 @@ class Turns:
     def rest(self, party: object) -> None:
         """`party` has come to a boundary."""
         self.open.discard(party)
+        if isinstance(party, asyncio.Task):
+            self._resting[party] = party.cancelling()
         self._quiet = 0
         if self._asked or self._held or self._ready or self.recorded:
             self.pump()
 
     def wake(self, party: object) -> None:
         """`party` leaves a boundary and runs flow code again."""
-        if party is not NOBODY:
-            self.open.add(party)
+        self.open.add(party)
+        if isinstance(party, asyncio.Task):
+            self._resting.pop(party, None)
         self._quiet = 0
         if self._timer is not None:
             self._disarm()
+        if self._asked or self._held or self._ready:
+            # It may end without coming to another boundary, and others wait.
+            self._soon()
+
+    def hold(self) -> None:
+        """A recorded outcome is being read: until `let_go`, the run is not settled."""
+        self._holds += 1
+
+    def let_go(self) -> None:
+        """It has been read."""
+        self._holds -= 1
+        self._quiet = 0
+        self.pump()
 
     def forget(self, key: str) -> None:
         """Whoever waited under `key` has given up."""
@@ -157,7 +174,7 @@ class Turns:
         """`key` will not be handed back in its recorded turn: it runs again, or was given up."""
         for turn in self.recorded:
             if key in turn.keys:
-                turn.keys.discard(key)
+                del turn.keys[key]
                 break
         self._through()
 
@@ -178,14 +195,15 @@ class Turns:
     def pump(self) -> None:
         """Hand over what is due; come back after a pass of the loop where the run has not settled yet."""
         while self._asked or self._held or self._ready:
+            if self._holds:
+                return None
             self._purge()
-            if self.open:
-                if not self._waiting():
-                    self._quiet = 0
-                    return self._soon()
-                if self._quiet < PASSES:
-                    self._quiet += 1
-                    return self._soon()
+            if not self._waiting():
+                self._quiet = 0
+                return self._soon()
+            if self.open and self._quiet < PASSES:
+                self._quiet += 1
+                return self._soon()
             if not self._step():
                 return None
         return None
@@ -194,14 +212,13 @@ class Turns:
         self._through()
         if self.recorded:
             turn = self.recorded[0]
-            if turn.keys <= self._asked.keys():
+            if turn.keys.keys() <= self._asked.keys():
                 self._disarm()
                 self.recorded.popleft()
                 self._hand_back([self._asked.pop(key) for key in turn.keys])
                 return True
             certain = not self.open and not self._pending
-            if self._deviating or self._listener.stalled(turn, certain):
-                self._deviating = False
+            if turn.overdue or self._listener.stalled(turn, certain):
                 return self._release(turn)
             self._arm()
             return False
@@ -224,7 +241,7 @@ class Turns:
         for turn in self.recorded:
             due = [key for key in turn.keys if key in self._asked]
             if due:
-                turn.keys.difference_update(due)
+                turn.keys = {key: None for key in turn.keys if key not in due}
                 self._listener.deviated(stuck)
                 self._hand(held)
                 self._hand_back([self._asked.pop(key) for key in due])
@@ -245,7 +262,7 @@ class Turns:
             future = waiter.future
             if not future.done():
                 future.set_result(None)
-                if waiter.source != "start" and waiter.party is not NOBODY:
+                if waiter.source != "start":
                     self.open.add(waiter.party)
 
     def _through(self) -> None:
@@ -263,6 +280,12 @@ class Turns:
             waiter = getattr(party, "_fut_waiter", None)
             if waiter is None or waiter.done():
                 return False
+        for task, before in self._resting.items():
+            if task.cancelling() > before:
+                # It leaves its boundary as soon as the loop comes to it, if what it does there lets it.
+                waiter = getattr(task, "_fut_waiter", None)
+                if waiter is None or waiter.done():
+                    return False
         return True
 
     def _soon(self) -> None:
@@ -285,7 +308,9 @@ class Turns:
 
     def _overdue(self) -> None:
         self._timer = None
-        self._deviating = True
+        self._through()
+        if self.recorded:
+            self.recorded[0].overdue = True
         self.pump()
 
     def close(self) -> None:

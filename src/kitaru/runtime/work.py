@@ -32,14 +32,13 @@ class Unresolved(Exception):
 
 
 def stand_in(value: object) -> object:
-    """The value that a handle among inputs or in an outcome stands for.
+    """The value that a handle among inputs or in an outcome stands for; what is no handle stands for itself.
 
     Raises:
         Unresolved: It has none yet.
-        TypeError: It is no handle.
     """
     if not isinstance(value, Call):
-        raise TypeError
+        return value
     if not value.done:
         raise Unresolved(value)
     return value.load()

@@ -185,6 +185,7 @@ class Reused(Event, frozen=True, array_like=True, tag=14):
     key: str
     seq: int
     moved_from: str = ""
+    order: int = 0
 
 
 class Copied(Event, frozen=True, array_like=True, tag=15):
@@ -201,6 +202,8 @@ class Overridden(Event, frozen=True, array_like=True, tag=16):
 
     key: str
     outcome: Blob
+    kind: Kind = "step"
+    order: int = 0
 
 
 class RunClaimed(Event, frozen=True, array_like=True, tag=17):

@@ -36,8 +36,10 @@ class Notes:
 notes = Notes()
 
 
-def see(keys: list[str], value: object) -> None:
-    """Note that the flow was handed the outcomes under these keys, or something that has no key."""
+def see(keys: list[str], value: object, *, late: bool = False) -> None:
+    """Note that the flow was handed the outcomes under these keys just now, or, where `late`, some time before."""
+    if late:
+        keys = [f"late {key}" for key in keys]
     place = here.get()
     if place is not None and not place.execution.leaving:
         notes.seen.append((place.execution.run, keys, value))
@@ -136,14 +138,14 @@ async def asynchronous(spec: str, x: int) -> int:
     return await play(json.loads(spec), x)
 
 
-async def outcome(call: Call[Any]) -> int:
-    """What a call gives, as a number, noted."""
+async def outcome(call: Call[Any], *, late: bool = False) -> int:
+    """What a call gives, as a number, noted. `late`: it was handed over before, and is noted now."""
     try:
         value = await call
     except (ValueError, OSError) as error:
         see([call.key], f"{type(error).__name__}: {error}")
         raise
-    see([call.key], mix(value))
+    see([call.key], mix(value), late=late)
     return value if isinstance(value, int) else mix(value)
 
 
@@ -219,7 +221,7 @@ async def play_submit(node: Node, x: int) -> int:
     first = step(node[1], x).submit()
     second = step(node[1] + 1000, first.ref)
     third = await outcome(step(node[1], x + 1))
-    return mix(third, await outcome(second), await outcome(first))
+    return mix(third, await outcome(second), await outcome(first, late=True))
 
 
 async def play_nap(node: Node, x: int) -> int:
@@ -320,7 +322,7 @@ async def play_completed(node: Node, x: int) -> int:
 
 async def play_kcompleted(node: Node, x: int) -> int:
     async for call in kitaru.as_completed([step(node[1], x + n) for n in range(node[2])]):
-        x = mix(x, await outcome(call))
+        x = mix(x, await outcome(call, late=True))
         if node[3] % 2:
             x = await outcome(step(node[1], x))
     return x
@@ -436,9 +438,9 @@ def threaded(spec: str, x: int) -> int:
     return x
 
 
-def loaded(call: Call[Any]) -> int:
+def loaded(call: Call[Any], *, late: bool = False) -> int:
     value = call.load()
-    see([call.key], mix(value))
+    see([call.key], mix(value), late=late)
     return value if isinstance(value, int) else mix(value)
 
 
@@ -471,4 +473,4 @@ def play_in_thread(node: Node, x: int) -> int:
     checkpoints = step if kind == "submit" else plain
     calls = [checkpoints.submit(number, x + n) for n in range(few)]
     middle = loaded(step(number, x))
-    return mix(middle, *[loaded(call) for call in reversed(calls)])
+    return mix(middle, *[loaded(call, late=True) for call in reversed(calls)])

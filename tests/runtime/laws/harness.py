@@ -29,7 +29,7 @@ from tests.runtime.laws.specs import OF_TIMERS, Node, kinds_of, spec_of, timed
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 EVENT: Final = msgspec.msgpack.Decoder(AnyEvent)
-VALUES: Final = ("value",)
+VALUES: Final = ("value ", "late ")
 
 
 class Line(NamedTuple):

@@ -1,0 +1,1 @@
+"""The `kitaru` command. It talks to the runtime only."""

@@ -1,0 +1,260 @@
+"""Runs, boundaries and replays on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from kitaru.cli import wording
+from kitaru.cli.output import Colour, Output, clean
+from kitaru.cli.wording import UNKNOWN, duration, money, state_colour, state_word
+
+if TYPE_CHECKING:
+    from kitaru.runtime.inspect import BoundaryView, Failure, RunView, StepView
+    from kitaru.runtime.report import ReplayReport
+
+_MANY: Final = 12
+_FIRST: Final = 4
+_LAST: Final = 3
+_INDENT: Final = 2
+
+
+def short_path(file: str) -> str:
+    """A file relative to the working directory, where it lies below it."""
+    try:
+        return str(Path(file).relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return file
+
+
+def where(failure: Failure) -> str:
+    """The source line of a failure: `flow.py:41  page = await fetch(url)`."""
+    if not failure.file:
+        return ""
+    return clean(f"{short_path(failure.file)}:{failure.line}") + (f"  {clean(failure.code)}" if failure.code else "")
+
+
+def what(failure: Failure) -> str:
+    """A failure's type and message on one line."""
+    name = failure.type.removeprefix("kitaru.errors.").removeprefix("__main__.")
+    return clean(f"{name}: {failure.message}" if failure.message else name)
+
+
+def call_of(view: RunView) -> str:
+    """The flow with its inputs: `writer(topic="tides")`."""
+    inputs = view.inputs if isinstance(view.inputs, dict) else {}
+    given = ", ".join(f"{clean(name)}={wording.value(item, 40)}" for name, item in inputs.items())
+    return f"{clean(view.flow)}({given})"
+
+
+# -- one run -----------------------------------------------------------------------------------------------------------
+
+
+def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
+    """A run: its state, inputs, boundaries, failure, and the command that helps."""
+    from kitaru.runtime.transcript import iso
+
+    head = [clean(view.flow), view.id, state_word(view.status), iso(view.created).replace("T", " ")[:19] + "Z"]
+    colours: list[Colour] = ["bold", "", state_colour(view.status)]
+    if view.status in ("completed", "failed", "cancelled"):
+        head.append(duration(view.seconds))
+    out.table([head], colours=[colours])
+    facts = [("input", wording.value(view.inputs)), *[("log", _metadata(view.metadata)) for _ in [0] if view.metadata]]
+    if view.source:
+        facts.append(("replay", f"of {view.source}"))
+    if view.parent:
+        facts.append(("child", f"of {view.parent}"))
+    out.table(facts, indent=_INDENT, colours=[["dim"]] * len(facts))
+    _boundaries(out, view.boundaries, everything=everything)
+    for note in view.deviations:
+        out.line(f"  order   {clean(note)}")
+    if view.status == "completed":
+        out.table([("result", wording.value(view.result))], indent=_INDENT, colours=[["dim"]])
+    if view.failure is not None:
+        out.table([("error", what(view.failure))], indent=_INDENT, colours=[["dim", "red"]])
+        if view.failure.file:
+            out.table([("at", where(view.failure))], indent=_INDENT, colours=[["dim"]])
+    elif view.note:
+        out.line(f"  {'reason':<6}  {clean(view.note)}")
+    if doubtful := view.in_doubt:
+        calls = wording.count(len(doubtful), "call")
+        then = ", and will run again when the run goes on" if view.status in ("interrupted", "parked") else ""
+        out.line(f"  {calls} in doubt: started, no outcome recorded; may have been billed{then}")
+    if view.help:
+        out.line(f"  {view.help}")
+
+
+def _boundaries(out: Output, boundaries: Sequence[BoundaryView], *, everything: bool) -> None:
+    from kitaru.runtime.inspect import DONE, VALUES
+
+    shown = [b for b in boundaries if everything or b.kind not in VALUES]
+    rows: list[Sequence[str]] = []
+    colours: list[Sequence[Colour]] = []
+
+    def add(boundary: BoundaryView) -> None:
+        rows.append(
+            [
+                str(boundary.seq),
+                "  " * boundary.depth + clean(boundary.key.rpartition("/")[2] if boundary.depth else boundary.key),
+                state_word(boundary.state),
+                duration(boundary.seconds),
+                _details(boundary),
+            ]
+        )
+        colours.append(["dim", "", state_colour(boundary.state), "", "dim"])
+
+    at = 0
+    while at < len(shown):
+        stretch = at
+        while stretch < len(shown) and shown[stretch].state in DONE:
+            stretch += 1
+        if not everything and stretch - at > _MANY:
+            for boundary in shown[at : at + _FIRST]:
+                add(boundary)
+            rows.append(["…", f"{stretch - at - _FIRST - _LAST} more done", "(--all)"])
+            colours.append(["dim", "dim", "dim"])
+            at = stretch - _LAST
+        for boundary in shown[at : max(stretch, at + 1)]:
+            add(boundary)
+        at = max(stretch, at + 1)
+    out.table(rows, colours=colours, indent=_INDENT)
+
+
+def _details(b: BoundaryView) -> str:
+    parts = []
+    if b.llm is not None:
+        parts.append(clean(b.llm.model))
+        usage = b.llm.usage
+        if usage.input is not None or usage.output is not None:
+            parts.append(f"{_number(usage.input)}+{_number(usage.output)} tokens")
+        if b.llm.cost:
+            parts.append(money(b.llm.cost))
+        if len(b.llm.attempts) > 1:
+            parts.append(wording.count(len(b.llm.attempts), "attempt"))
+    elif b.model:
+        parts.append(clean(b.model))
+    if b.attempt > 1:
+        parts.append(wording.count(b.attempt, "attempt"))
+    if b.child:
+        parts.append(f"child run {b.child}")
+    if b.state == "reused":
+        parts.append(f"from {b.reused_from}" + (f", there {clean(b.moved_from)}" if b.moved_from else ""))
+    if b.state == "in doubt":
+        parts.append("may have been billed" if b.kind == "llm" else "may have happened")
+    if b.state == "cancelled":
+        parts.append("by the flow")
+    if b.failure is not None:
+        parts.append(what(b.failure))
+    if b.outcome_size and b.state in ("done", "reused", "overridden") and b.kind not in ("llm", "sleep", "timer"):
+        parts.append(wording.size(b.outcome_size) + (f" → artifact {b.artifact[:6]}" if b.artifact else ""))
+    if b.metadata:
+        parts.append(_metadata(b.metadata))
+    return ", ".join(parts)
+
+
+def _number(count: int | None) -> str:
+    return UNKNOWN if count is None else str(count)
+
+
+def _metadata(metadata: dict[str, object]) -> str:
+    return " ".join(f"{clean(name)}={wording.value(item, 60)}" for name, item in metadata.items())
+
+
+# -- one boundary ------------------------------------------------------------------------------------------------------
+
+
+def show_step(out: Output, step: StepView) -> None:
+    """A boundary: what it was given, what it gave, and its attempts."""
+    b = step.boundary
+    state = out.paint(state_word(b.state), state_colour(b.state))
+    out.line(f"{out.paint(clean(b.key), 'bold')}  {state}  {duration(b.seconds)}  {_details(b)}".rstrip())
+    facts = [("run", step.run), ("event", str(b.seq)), ("kind", b.kind)]
+    if b.llm is not None:
+        facts += [
+            ("answered by", clean(b.llm.answered_by)),
+            ("finish", clean(b.llm.finish)),
+            ("request id", clean(b.llm.request_id) or UNKNOWN),
+            ("credential", b.llm.credential),
+            ("cost", money(b.llm.cost)),
+        ]
+        facts += [("warning", clean(text)) for text in b.llm.warnings]
+    if isinstance(step.settings, dict):
+        facts += [("settings", wording.value(step.settings))]
+    out.table(facts, indent=_INDENT, colours=[["dim"]] * len(facts))
+    if step.messages:
+        for message in step.messages:
+            _section(out, str(message.get("role", "")), message.get("content"))
+    else:
+        _section(out, "inputs", step.inputs)
+    if b.state in ("done", "reused", "overridden"):
+        _section(out, "answer" if b.kind == "llm" else "outcome", step.outcome)
+    for number, attempt in enumerate(step.attempts, 1):
+        said = attempt.error or f"HTTP {attempt.status}"
+        billed = ", may have been billed" if attempt.possibly_billed else ""
+        parts = [f"  attempt {number}", duration(attempt.seconds), clean(said) + billed, clean(attempt.request_id)]
+        out.line("  ".join(parts).rstrip())
+    for number, failure in enumerate(step.failures, 1):
+        out.line(f"  failure {number}  {what(failure)}")
+    if step.traceback and b.state != "done":
+        _section(out, "traceback", step.traceback)
+
+
+def _section(out: Output, title: str, content: object) -> None:
+    out.line()
+    out.line(out.paint(clean(title), "dim"))
+    out.text(content if isinstance(content, str) else out.json_text(content, indent=2))
+
+
+# -- a replay ----------------------------------------------------------------------------------------------------------
+
+
+def show_report(out: Output, report: ReplayReport, *, dry: bool = False) -> None:
+    """What a replay reused and executed, beside its source."""
+    rows: list[Sequence[str]] = []
+    colours: list[Sequence[Colour]] = []
+    costs = any(line.cost is not None or line.was_cost is not None for line in report.lines)
+    for line in report.lines:
+        if line.kind == "log" and line.output in ("same", ""):
+            continue  # metadata, written again as it was
+        why = line.why
+        if line.verdict == "executed" and line.output in ("same", "changed"):
+            why = f"{why}, output {line.output}"
+        elif line.moved_from:
+            why = f"was {clean(line.moved_from)}"
+        was = f"was {duration(line.was_seconds)}" if line.was_seconds is not None else ""
+        row = [f"{wording.STATES[line.verdict][0]} {clean(line.key)}", line.verdict]
+        row.append(duration(line.seconds) if line.seconds is not None else "")
+        row.append(was)
+        if costs and line.kind == "llm":
+            row.append(listed_costs(line.cost, line.was_cost))
+        elif costs:
+            row.append("")
+        rows.append([*row, why])
+        colour = state_colour(line.verdict)
+        colours.append([colour, colour, "", "dim", *(["dim"] if costs else []), "dim"])  # type: ignore[list-item]  # a literal
+    out.table(rows, colours=colours, indent=_INDENT)
+    verdicts = [line.verdict for line in report.lines if line.kind != "log"]
+    counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
+    said = ", ".join(f"{number} {verdict}" for verdict, number in counts.items()) or "no boundaries"
+    if dry:
+        out.line(f"Would have: {said}. Nothing was executed or recorded.")
+        return
+    out.line(
+        f"Done in {duration(report.seconds)} (source {duration(report.source_seconds)}). {said}.{_savings(report)}"
+    )
+
+
+def listed_costs(cost: object, was: object) -> str:
+    """`$0.0034   was $0.0048`."""
+    now = money(cost) if cost is not None else ""  # type: ignore[arg-type]  # a Decimal or None
+    before = f"was {money(was)}" if was is not None else ""  # type: ignore[arg-type]  # a Decimal or None
+    return " ".join(part for part in (now, before) if part)
+
+
+def _savings(report: ReplayReport) -> str:
+    saved = duration(report.saved_seconds) if report.saved_seconds >= 0.001 else ""
+    amount = money(report.saved) if report.saved else ""
+    both = " and ".join(part for part in (amount, saved) if part)
+    spent = f" Spent {money(report.spent)}." if report.spent else ""
+    return spent + (f" Saved {both}." if both else "")

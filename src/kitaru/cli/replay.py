@@ -1,0 +1,187 @@
+"""Replaying a run with today's code, and what that did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kitaru.cli import render
+from kitaru.cli.commands import Context, Inputs, Run, RunId, command
+from kitaru.cli.failures import OK
+from kitaru.cli.groups import APP, EXECUTIONS
+from kitaru.cli.inputs import json_inputs, parsed_pairs
+from kitaru.cli.output import Output
+from kitaru.cli.running import run_to_end, users_code
+from kitaru.cli.runs import flow_behind
+from kitaru.cli.session import with_runtime
+from kitaru.errors import ReplayError, UsageError
+
+if TYPE_CHECKING:
+    from kitaru.runtime.flow import Flow
+    from kitaru.runtime.fork import Fork, ReplayOptions
+    from kitaru.runtime.handle import RunHandle
+    from kitaru.runtime.report import ReplayReport
+    from kitaru.runtime.runtime import Runtime
+
+
+@command(
+    (APP, "replay"),
+    (EXECUTIONS, "replay"),
+    examples="""
+kitaru replay last
+kitaru replay last --dry-run
+kitaru replay last --from draft_call
+kitaru replay last --override 'draft_call="Another draft"'
+kitaru replay last --input topic=moon --model openai/a=openai/b
+kitaru replay last --verify
+""",
+    details="A new run, forked from RUN: what kept its name, inputs and code is reused, the rest executes. The source is "
+    "not touched. SELECTOR is a name, a key, or an event number as `kitaru show` prints it.",
+)
+def replay(
+    context: Context,
+    run: Run,
+    from_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="SELECTOR",
+            help="Run this boundary again, and all that started after it; may be repeated.",
+        ),
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--override", metavar="SELECTOR=JSON", help="Take this outcome instead; may be repeated."),
+    ] = None,
+    inputs: Inputs = None,
+    keep_code: Annotated[bool, typer.Option("--keep-code", help="Reuse outcomes whatever became of the code.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Allow nothing live; exit 1 at the first difference.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; execute and record nothing.")] = False,
+    allow_effects: Annotated[
+        list[str] | None,
+        typer.Option("--allow-effects", metavar="NAME", help="Let this effects=True checkpoint run again."),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="A=B", help="Ask model B where a call names A; may be repeated."),
+    ] = None,
+    run_id: RunId = None,
+) -> int:
+    """Replay a run: reuse what still holds, execute what changed."""
+    out = context.out
+    if verify and dry_run:
+        raise UsageError("--verify and --dry-run exclude each other", hint="Choose one.")
+    source = ""
+
+    async def fork(runtime: Runtime) -> Fork:
+        nonlocal source
+        source = await runtime.store.find(run)
+        flow = await flow_behind(runtime, source)
+        return await runtime.replay(source, options(flow), flow)
+
+    def options(flow: Flow[..., Any]) -> ReplayOptions:
+        from kitaru.runtime.fork import ReplayOptions
+
+        return ReplayOptions(
+            run_id=run_id,
+            from_=tuple(name.removeprefix("checkpoint.") for name in from_ or ()),
+            overrides=dict(parsed_overrides(override or [])),
+            inputs=json_inputs(flow.work, inputs or []),
+            keep_code=keep_code,
+            verify=verify,
+            dry_run=dry_run,
+            allow_effects=tuple(allow_effects or ()),
+            model=dict(parsed_pairs(model or [], "--model")),
+        )
+
+    if dry_run:
+        return _dry(context, fork)
+    if verify:
+        return _verify(context, fork)
+
+    async def begin(runtime: Runtime) -> RunHandle[Any]:
+        handle: RunHandle[Any] = (await fork(runtime)).handle
+        return handle
+
+    async def announce(runtime: Runtime, handle: RunHandle[Any]) -> None:
+        from kitaru.runtime.inspect import opening_view
+
+        view = await opening_view(runtime, handle.id)
+        out.note(f"Replaying {source} {render.call_of(view)}  →  {out.paint(handle.id, 'bold', err=True)}")
+
+    async def finish(runtime: Runtime, handle: RunHandle[Any]) -> int:
+        from kitaru.runtime.inspect import view
+        from kitaru.runtime.report import report
+
+        _print(out, await report(runtime, source, handle.id), (await view(runtime, handle.id)).result)
+        return OK
+
+    # The report says what became of each boundary; the same lines as they come would say it twice.
+    return run_to_end(out, context.store, begin, announce=announce, finish=finish, tell=False)
+
+
+def parsed_overrides(texts: list[str]) -> list[tuple[str, str]]:
+    """`SELECTOR=JSON` arguments, taken apart."""
+    return [(name.removeprefix("checkpoint."), text) for name, text in parsed_pairs(texts, "--override")]
+
+
+def _print(out: Output, done: ReplayReport, result: object) -> None:
+    if out.as_json:
+        out.document({**_as_json(done), "output": result})
+        return
+    render.show_report(out, done)
+    if done.result == "same":
+        out.line(f"Result same as the source's:  kitaru show {done.run}")
+    else:
+        out.line(f"Result changed:  kitaru show {done.run}")
+
+
+def _as_json(done: ReplayReport) -> dict[str, object]:
+    import msgspec
+
+    shown: dict[str, object] = msgspec.to_builtins(done)
+    return shown
+
+
+def _dry(context: Context, fork: Any) -> int:
+    from kitaru.runtime.report import dry_report
+
+    async def work(runtime: Runtime) -> ReplayReport:
+        return await dry_report(runtime, await fork(runtime))
+
+    with users_code(context.out):
+        done = with_runtime(context.store, work)
+    if context.out.as_json:
+        context.out.document({**_as_json(done), "dry_run": True})
+    else:
+        render.show_report(context.out, done, dry=True)
+    return OK
+
+
+def _verify(context: Context, fork: Any) -> int:
+    from kitaru.runtime.fork import verified
+
+    out = context.out
+
+    async def work(runtime: Runtime) -> str:
+        made = await fork(runtime)
+        try:
+            await verified(runtime, made)
+        except ReplayError:
+            raise
+        except Exception:
+            # The source had failed, and the replay fails the same way: nothing had to run.
+            if (await runtime.store.run(made.source)).status != "failed":
+                raise
+        return str(made.source)
+
+    with users_code(out):
+        source = with_runtime(context.store, work)
+    if out.as_json:
+        out.document({"run": source, "same": True})
+    else:
+        out.line(f"{out.paint('✓ same', 'green')}  every boundary of {source} is reused")
+    return OK

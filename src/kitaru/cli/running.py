@@ -1,0 +1,196 @@
+"""Waiting for a run in this process, and what is said of its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from kitaru.cli import render
+from kitaru.cli.failures import CREDENTIALS, FAILED, INTERRUPTED, OK, LoadError, RunFailedError
+from kitaru.cli.output import Output
+from kitaru.cli.progress import Progress
+from kitaru.cli.session import Interrupts, with_runtime
+from kitaru.cli.wording import duration
+from kitaru.errors import CredentialError, KitaruError
+
+if TYPE_CHECKING:
+    from kitaru.runtime.flow import Flow
+    from kitaru.runtime.handle import RunHandle
+    from kitaru.runtime.inspect import RunView
+    from kitaru.runtime.runtime import Runtime
+
+
+@contextlib.contextmanager
+def users_code(out: Output) -> Iterator[None]:
+    """While the user's code runs, what it prints goes to stderr: stdout is for the result."""
+    with contextlib.redirect_stdout(out.err):
+        yield
+
+
+def loaded(load: Callable[[], Flow[..., Any]], what: str) -> Flow[..., Any]:
+    """A flow from the user's file or module.
+
+    Raises:
+        LoadError: The file raised; names its line.
+        KitaruError: As `load` raises.
+    """
+    try:
+        return load()
+    except KitaruError:
+        raise
+    except SyntaxError as error:
+        raise LoadError(f"{what} cannot be loaded: {error.msg}\n  at {error.filename}:{error.lineno}") from error
+    except Exception as error:
+        frame = error.__traceback__
+        line = ""
+        while frame is not None:
+            file = frame.tb_frame.f_code.co_filename
+            if not file.startswith("<") and frame.tb_frame.f_globals.get("__name__", "").partition(".")[0] != "kitaru":
+                line = f"\n  at {render.short_path(file)}:{frame.tb_lineno}"
+            frame = frame.tb_next
+        raise LoadError(f"{what} cannot be loaded: {type(error).__name__}: {error}{line}") from error
+
+
+def run_to_end(
+    out: Output,
+    store: str | None,
+    begin: Callable[[Runtime], Awaitable[RunHandle[Any]]],
+    *,
+    announce: Callable[[Runtime, RunHandle[Any]], Awaitable[None]],
+    finish: Callable[[Runtime, RunHandle[Any]], Awaitable[int]] | None = None,
+    after: Callable[[], int] = lambda: 0,
+    tell: bool = True,
+) -> int:
+    """Begin a run, wait for its end, and say what became of it.
+
+    Args:
+        begin: Starts or resumes it.
+        announce: Says that it has begun.
+        finish: Says what it gave; prints the flow's result by default.
+        after: The last event that progress does not tell of.
+        tell: Whether progress tells of anything.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        KitaruError: The run failed, or could not go on.
+    """
+    interrupts = Interrupts()
+
+    async def work(runtime: Runtime) -> int:
+        handle = await begin(runtime)
+        interrupts.last_words = f"\nEnded at once. Go on with: kitaru resume {handle.id}\n"
+        asked = interrupts.arm()
+        await announce(runtime, handle)
+        try:
+            ended = await _wait(Progress(out, runtime, handle.id, after(), off=not tell), handle, asked)
+        except Exception as error:
+            raise await _failed(runtime, handle.id, error) from error
+        if not ended:
+            return _left(out, handle)
+        return await (finish or _print_result(out))(runtime, handle)
+
+    with users_code(out), interrupts.installed():
+        return with_runtime(store, work)
+
+
+async def _wait(progress: Progress, handle: RunHandle[Any], asked: asyncio.Event) -> bool:
+    """Whether the run came to its end; False when it was parked first."""
+    from kitaru.runtime.inspect import runs_here
+
+    telling = asyncio.create_task(progress.keep())
+    waiting = asyncio.create_task(handle.result())
+    stopping = asyncio.create_task(asked.wait())
+    try:
+        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            waiting.cancel()
+            if runs_here(handle):
+                await handle.park()
+                if await handle.status() in ("parked", "running"):
+                    return False
+                waiting = asyncio.create_task(handle.result())
+                await asyncio.wait([waiting])
+            else:
+                return False
+        waiting.result()
+        return True
+    finally:
+        for task in (telling, waiting, stopping):
+            task.cancel()
+        await asyncio.wait([telling, waiting, stopping])
+        with contextlib.suppress(KitaruError):
+            await progress.rest()
+
+
+def _left(out: Output, handle: RunHandle[Any]) -> int:
+    from kitaru.runtime.inspect import runs_here
+
+    if runs_here(handle):
+        message, hint = f"Parked {handle.id}.", f"kitaru resume {handle.id}"
+        if out.as_json:
+            out.error("parked", message, f"Go on with: {hint}", run=handle.id)
+        else:
+            out.always(f"{message} Go on with: {hint}")
+    else:
+        out.always(f"No longer waiting for {handle.id}; it goes on in its own process. See: kitaru show {handle.id}")
+    return INTERRUPTED
+
+
+async def _failed(runtime: Runtime, run: str, error: Exception) -> Exception:
+    """What to say of a run that gave no result."""
+    from kitaru.runtime.inspect import view
+
+    try:
+        seen = await view(runtime, run)
+    except KitaruError:
+        return error
+    return run_failure(seen, error) or error
+
+
+def run_failure(seen: RunView, error: Exception | None = None) -> RunFailedError | None:
+    """The failure that a run's log holds; None when the log holds none."""
+    if seen.status == "cancelled":
+        reason = f": {seen.note}" if seen.note else ""
+        return RunFailedError(
+            f"run {seen.id} was cancelled{reason}", run=seen.id, hint=f"Let it go on with: {seen.help}"
+        )
+    if seen.status != "failed" or seen.failure is None:
+        return None
+    failure = seen.failure
+    at = f"\n  at {render.where(failure)}" if failure.file else ""
+    return RunFailedError(
+        f"run {seen.id} failed after {duration(seen.seconds)}: {failure.type.removeprefix('kitaru.errors.')}: "
+        f"{failure.message}{at}",
+        run=seen.id,
+        hint=f"Let it go on with: {seen.help}",
+        exit_code=CREDENTIALS if isinstance(error, CredentialError) else FAILED,
+        details={"type": failure.type, "file": failure.file, "line": failure.line},
+    )
+
+
+def _print_result(out: Output) -> Callable[[Runtime, RunHandle[Any]], Awaitable[int]]:
+    async def finish(runtime: Runtime, handle: RunHandle[Any]) -> int:
+        from kitaru.runtime.inspect import view
+
+        print_result(out, await view(runtime, handle.id))
+        return OK
+
+    return finish
+
+
+def print_result(out: Output, seen: RunView) -> None:
+    """The end of a completed run: its result on stdout."""
+    if out.as_json:
+        out.document(
+            {"run": seen.id, "flow": seen.flow, "status": seen.status, "seconds": seen.seconds, "result": seen.result}
+        )
+        return
+    out.note(out.paint(f"✓ done in {duration(seen.seconds)}", "green", err=True) + f"  {seen.id}")
+    if isinstance(seen.result, str):
+        out.text(seen.result)
+    else:
+        out.document(seen.result)

@@ -1,0 +1,355 @@
+"""Starting runs, going on with them, stopping them, and looking at them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from kitaru.cli import render, wording
+from kitaru.cli.commands import Context, Inputs, Run, RunId, command
+from kitaru.cli.failures import OK
+from kitaru.cli.groups import APP, EXECUTIONS
+from kitaru.cli.inputs import flow_inputs
+from kitaru.cli.output import Output, clean
+from kitaru.cli.running import loaded, run_to_end
+from kitaru.cli.session import with_runtime
+from kitaru.errors import RunError
+
+if TYPE_CHECKING:
+    from kitaru.runtime.flow import Flow
+    from kitaru.runtime.handle import RunHandle
+    from kitaru.runtime.runtime import Runtime
+
+_TECHNICAL: Final = frozenset({"fingerprint", "code", "kind", "order", "started", "digest"})
+_ENDED: Final = frozenset({"completed", "failed", "cancelled", "pruned"})
+
+
+@command(
+    (APP, "run"),
+    examples="""
+kitaru run flows.py:writer -i topic=tides
+kitaru run package.flows:writer --input-json '{"topic": "tides"}'
+kitaru run flows.py:writer -i topic=tides --run-id tides-1
+""",
+    details="The run's id is printed on stderr before its first step, the flow's result on stdout. Ctrl-C parks the "
+    "run, so that `kitaru resume` goes on with it; a second Ctrl-C ends the process at once.",
+)
+def run(
+    context: Context,
+    flow: Annotated[
+        str, typer.Argument(metavar="FLOW", help="`file.py:flow`, `package.module:flow`, or without `:flow`.")
+    ],
+    inputs: Inputs = None,
+    input_json: Annotated[
+        str | None,
+        typer.Option("--input-json", metavar="JSON", help="Inputs as a JSON object: its text, @FILE, or - for stdin."),
+    ] = None,
+    run_id: RunId = None,
+) -> int:
+    """Run a flow and print its result."""
+    out = context.out
+
+    async def begin(runtime: Runtime) -> RunHandle[Any]:
+        from kitaru.runtime.loader import load_spec
+
+        found = loaded(lambda: load_spec(flow), flow)
+        given = flow_inputs(found, inputs or [], input_json)
+        bound = found.work.signature.bind_partial()
+        bound.arguments.update(given)
+        return await runtime.start(found.options(run_id=run_id) if run_id else found, *bound.args, **bound.kwargs)
+
+    return run_to_end(out, context.store, begin, announce=announcing(out, "Run"))
+
+
+def announcing(out: Output, verb: str) -> Callable[[Runtime, RunHandle[Any]], Awaitable[None]]:
+    """Says which run goes now, and what was in doubt before."""
+
+    async def announce(runtime: Runtime, handle: RunHandle[Any]) -> None:
+        if out.quiet or out.as_json:
+            return
+        from kitaru.runtime.inspect import opening_view
+
+        view = await opening_view(runtime, handle.id)
+        out.note(f"{verb} {out.paint(view.id, 'bold', err=True)}  {render.call_of(view)}")
+
+    return announce
+
+
+@command(
+    (APP, "resume"),
+    (EXECUTIONS, "resume"),
+    examples="""
+kitaru resume last
+kitaru resume 0199a2f1
+""",
+    details="What has a recorded outcome does not run again. Steps that were running when the process died do; they are "
+    "named first, because they may have been billed. A run that has completed gives its result again.",
+)
+def resume(context: Context, run: Run) -> int:
+    """Go on with a run that was killed, interrupted or parked."""
+    out = context.out
+    last = 0
+
+    async def begin(runtime: Runtime) -> RunHandle[Any]:
+        nonlocal last
+        name = await runtime.store.find(run)
+        row = await runtime.store.run(name)
+        last = row.seq
+        if row.status == "completed":
+            out.note(f"Run {name} has completed already; this is its result.")
+        elif row.status in ("failed", "cancelled", "pruned"):
+            hint = (
+                f"`kitaru retry {name}` lets it go on." if row.status != "pruned" else "`kitaru runs` lists the others."
+            )
+            raise RunError(f"run {name} is {row.status}; only an unfinished run is resumed", hint=hint)
+        flow = await flow_behind(runtime, name)
+        if row.status == "completed":
+            return await runtime.resume(name, flow)
+        await _tell_of_doubts(out, runtime, name)
+        return await runtime.claim_and_resume(name, flow)
+
+    return run_to_end(out, context.store, begin, announce=announcing(out, "Resume"), after=lambda: last)
+
+
+async def _tell_of_doubts(out: Output, runtime: Runtime, run: str) -> None:
+    if out.quiet or out.as_json:
+        return
+    from kitaru.runtime.inspect import view
+
+    for boundary in (await view(runtime, run)).in_doubt:
+        out.note(
+            f"  {out.paint('! in doubt', 'yellow', err=True)}  {boundary.key}  has no outcome, may have been billed; "
+            "it runs again"
+        )
+
+
+async def flow_behind(runtime: Runtime, run: str) -> Flow[..., Any]:
+    """The flow that a run remembers, loaded.
+
+    Raises:
+        LoadError: Its file raised.
+        NotFoundError: Neither its module nor its file is there.
+    """
+    from kitaru.runtime.inspect import flow_ref
+    from kitaru.runtime.loader import load_flow
+
+    ref = await flow_ref(runtime, run)
+    return loaded(lambda: load_flow(ref), ref.file)
+
+
+@command(
+    (APP, "retry"),
+    (EXECUTIONS, "retry"),
+    examples="kitaru retry last",
+    details="The steps whose failure ended the run run again; all else keeps its recorded outcome.",
+)
+def retry(context: Context, run: Run) -> int:
+    """Let a failed or cancelled run go on."""
+    last = 0
+
+    async def begin(runtime: Runtime) -> RunHandle[Any]:
+        nonlocal last
+        name = await runtime.store.find(run)
+        last = (await runtime.store.run(name)).seq
+        return await runtime.retry(name, await flow_behind(runtime, name))
+
+    return run_to_end(context.out, context.store, begin, announce=announcing(context.out, "Retry"), after=lambda: last)
+
+
+@command(
+    (APP, "cancel"),
+    (EXECUTIONS, "cancel"),
+    examples="""
+kitaru cancel last
+kitaru cancel 0199a2f1 --reason "wrong input"
+""",
+    details="A run in another process is asked to end: its flow sees a cancellation, and its cleanup code runs there.",
+)
+def cancel(
+    context: Context,
+    run: Run,
+    reason: Annotated[str, typer.Option("--reason", help="Why; recorded with the run.")] = "",
+) -> int:
+    """Cancel a run, whichever process it is in."""
+
+    async def work(runtime: Runtime) -> tuple[str, str]:
+        name = await runtime.store.find(run)
+        row = await runtime.store.run(name)
+        await runtime.cancel(name, reason)
+        after, deadline = row.seq, time.monotonic() + 10.0
+        # The other process records the end; a flow that cleans up for long is not waited for.
+        while (status := (await runtime.store.run(name)).status) in (
+            "running",
+            "parked",
+        ) and time.monotonic() < deadline:
+            events = await runtime.store.watch(name, after=after, timeout=1.0)
+            after = events[-1].seq if events else after
+        return name, status
+
+    name, status = with_runtime(context.store, work)
+    if context.out.as_json:
+        context.out.document({"run": name, "status": status})
+    elif status == "cancelled":
+        context.out.line(f"Cancelled {name}.")
+    else:
+        context.out.line(f"Asked {name} to end; it is {status}. See: kitaru show {name}")
+    return OK
+
+
+@command(
+    (APP, "runs"),
+    (EXECUTIONS, "list"),
+    examples="""
+kitaru runs
+kitaru runs --status failed --status interrupted --since 2h
+kitaru runs --flow writer -n 50 --json
+""",
+    details="Newest first. `interrupted` are runs whose process died.",
+)
+def runs(
+    context: Context,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--status", help="running, parked, interrupted, completed, failed, cancelled, pruned; may be repeated."
+        ),
+    ] = None,
+    flow: Annotated[str | None, typer.Option("--flow", help="Only runs of this flow.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="PERIOD", help="Only runs started within: 90s, 2h, 7d.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The most runs to list.")] = 20,
+    cursor: Annotated[str | None, typer.Option("--cursor", metavar="RUN", help="List the runs after this one.")] = None,
+) -> int:
+    """List runs."""
+    from kitaru.runtime.listing import STATUSES, Listed, listing
+
+    wanted = ["completed" if name == "done" else name for name in status or []]
+    for name in wanted:
+        if name not in STATUSES:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(STATUSES)}", param_hint="--status")
+    oldest = time.time() - wording.period(since, "--since") if since is not None else None
+
+    async def work(runtime: Runtime) -> tuple[list[Listed], bool]:
+        before = await runtime.store.find(cursor) if cursor is not None else None
+        found = await listing(runtime, status=wanted, flow=flow, since=oldest, limit=limit + 1, before=before)
+        return found[:limit], len(found) > limit
+
+    found, more = with_runtime(context.store, work)
+    if context.out.as_json:
+        following = found[-1].id if more else None
+        context.out.document({"runs": [one.as_json() for one in found], "cursor": following})
+        return OK
+    if not found:
+        context.out.note("No runs." if not (wanted or flow or since or cursor) else "No such runs.")
+        return OK
+    render_listing(context.out, found)
+    if more:
+        context.out.note(f"More: kitaru runs --cursor {found[-1].id}")
+    return OK
+
+
+def render_listing(out: Output, found: list[Any]) -> None:
+    """Runs as a table."""
+    costs = any(one.cost is not None for one in found)
+    rows = [["RUN", "FLOW", "STATUS", "STARTED", "TIME", "STEPS", *(["COST"] if costs else []), "NOTE"]]
+    colours: list[list[Any]] = [["dim"] * len(rows[0])]
+    for one in found:
+        cost = [wording.money(one.cost)] if costs else []
+        rows.append(
+            [
+                one.short, clean(one.flow), wording.state_word(one.status), wording.age(one.created),
+                wording.duration(one.seconds), one.steps, *cost, clean(one.note),
+            ]
+        )  # fmt: skip
+        colours.append(["", "", wording.state_colour(one.status)])
+    out.table(rows, colours=colours)
+
+
+@command(
+    (APP, "show"),
+    (EXECUTIONS, "get"),
+    examples="""
+kitaru show last
+kitaru show last draft_call
+kitaru show 0199a2f1 12
+""",
+    details="A step is named by its name, its key, or the event number in the first column: its inputs, outcome, prompt "
+    "and answer are shown. `in doubt` means started without a recorded outcome: it may have been billed.",
+)
+def show(
+    context: Context,
+    run: Run,
+    step: Annotated[
+        str | None, typer.Argument(metavar="[STEP]", help="A boundary: its name, key, or event number.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every boundary, values such as now() included.")] = False,
+) -> int:
+    """Show a run, or one of its steps."""
+    import msgspec
+
+    from kitaru.runtime import inspect
+
+    async def work(runtime: Runtime) -> Any:
+        name = await runtime.store.find(run)
+        return await (inspect.view(runtime, name) if step is None else inspect.step(runtime, name, step))
+
+    seen = with_runtime(context.store, work)
+    if context.out.as_json:
+        context.out.document(msgspec.to_builtins(seen))
+    elif step is None:
+        render.show_run(context.out, seen, everything=everything)
+    else:
+        render.show_step(context.out, seen)
+    return OK
+
+
+@command(
+    (APP, "events"),
+    examples="""
+kitaru events last
+kitaru events last --follow
+kitaru events last --json | jq -c 'select(.type == "LlmCompleted")'
+""",
+    details="With --json one JSON document a line. --follow goes on until the run has ended.",
+)
+def events(
+    context: Context,
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for further events.")] = False,
+) -> int:
+    """Print a run's log."""
+    from kitaru.runtime.transcript import event_as_json
+
+    out = context.out
+
+    def print_events(found: list[Any]) -> None:
+        for recorded in found:
+            shown = event_as_json(recorded)
+            if out.as_json:
+                out.document(shown, indent=None)
+                continue
+            seq, at, kind = (shown.pop(name) for name in ("seq", "at", "type"))
+            shown.pop("turn")
+            key = str(shown.pop("key", ""))
+            rest = {n: v for n, v in shown.items() if n not in _TECHNICAL and v not in (None, "", [], 0)}
+            row = [f"{seq:>5}", str(at)[11:], f"{kind:<13}", clean(key), wording.value(rest, 160)]
+            out.table([row], colours=[["dim", "dim", "", "bold", "dim"]])
+
+    async def work(runtime: Runtime) -> None:
+        name = await runtime.store.find(run)
+        found = await runtime.store.events(name)
+        print_events(found)
+        after = found[-1].seq if found else 0
+        while follow and (await runtime.store.run(name)).status not in _ENDED:
+            found = await runtime.store.watch(name, after=after, timeout=1.0)
+            print_events(found)
+            after = found[-1].seq if found else after
+        if follow:
+            print_events(await runtime.store.events(name, after=after))
+
+    with_runtime(context.store, work)
+    return OK

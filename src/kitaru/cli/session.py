@@ -1,0 +1,89 @@
+"""Entering asyncio from a command: the runtime while it works, and what a Ctrl-C means."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from kitaru.cli.failures import INTERRUPTED
+
+if TYPE_CHECKING:
+    from kitaru.runtime.runtime import Runtime
+
+T = TypeVar("T")
+
+_SIGNALS: Final = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def with_runtime(store: str | None, work: Callable[[Runtime], Awaitable[T]]) -> T:
+    """Run `work` with an open runtime, on an event loop of its own.
+
+    Args:
+        store: The store's URL; the default one if None.
+        work: Gets the runtime, which is closed afterwards; it resumes nothing unasked.
+    """
+    from kitaru.runtime.runtime import Runtime
+
+    if store is not None:
+        # What the user's code does through the default runtime belongs into the same store.
+        os.environ["KITARU_STORE"] = store
+
+    async def enter() -> T:
+        async with Runtime(store, recover=False) as runtime:
+            return await work(runtime)
+
+    return asyncio.run(enter())
+
+
+class Interrupts:
+    """While a run goes, the first Ctrl-C (or SIGTERM, or a closed terminal) asks for it to be parked, the second ends
+    the process at once. Before the run exists, the first one ends the command.
+    """
+
+    def __init__(self) -> None:
+        self._asked: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._count = 0
+        self.last_words = ""
+        """What is written to stderr when the process ends at once."""
+
+    def arm(self) -> asyncio.Event:
+        """From now on an interrupt sets the event returned. Called on the loop."""
+        self._loop, self._asked = asyncio.get_running_loop(), asyncio.Event()
+        return self._asked
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[Interrupts]:
+        """Handle signals inside."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before: dict[int, Any] = {}
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, or a shell's background job
+                before[number] = signal.signal(number, self._caught)
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _caught(self, number: int, frame: FrameType | None) -> None:
+        # A plain handler, not the loop's: the user's code may be blocking the loop.
+        del number, frame
+        if self._asked is None or self._loop is None:
+            raise KeyboardInterrupt
+        self._count += 1
+        if self._count == 1:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._asked.set)
+            return
+        with contextlib.suppress(OSError):
+            os.write(2, self.last_words.encode("ascii", "backslashreplace"))
+        os._exit(INTERRUPTED)
