@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from blockbuster import BlockBuster
 
 from kitaru.adapters.standin import StandInServer
 from kitaru.runtime import runtime as runtimes
@@ -66,3 +67,27 @@ def standin() -> Iterator[StandInServer]:
     """A model server on loopback that answers at once and counts what it is asked."""
     with StandInServer() as server:
         yield server
+
+
+MAY_BLOCK = {
+    # Kernel memory, not a disk; once a store.
+    "kitaru/store/owners.py": {"boot_id"},
+}
+"""Functions that may block an event loop for a moment, by file, each with its reason."""
+
+
+@pytest.fixture(autouse=True)
+def unblocked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """In the tests of the runtime, whatever blocks an event loop fails the test."""
+    if "tests/runtime/" not in request.path.as_posix():
+        yield
+        return
+    detector = BlockBuster(scanned_modules=["kitaru"])
+    for function in detector.functions.values():
+        for file, names in MAY_BLOCK.items():
+            function.can_block_in(file, names)
+    detector.activate()
+    try:
+        yield
+    finally:
+        detector.deactivate()

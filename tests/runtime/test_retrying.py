@@ -267,3 +267,38 @@ async def test_a_failed_child_runs_again_with_its_parent(runtime: Runtime) -> No
         await handle.result()
     assert await (await runtime.retry("r", parent)).result() == "ownkeptfatal"
     assert ran == {"own": 1, "kept": 1, "fatal": 2}
+
+
+async def test_what_an_earlier_retry_mended_is_kept_by_a_later_one(runtime: Runtime) -> None:
+    ran: Counter[str] = Counter()
+    reached, first_time = asyncio.Event(), True
+
+    @checkpoint
+    async def flaky() -> str:
+        ran["flaky"] += 1
+        if ran["flaky"] == 1:
+            raise ValueError("this once")
+        return "mended"
+
+    @checkpoint
+    async def waits() -> str:
+        if first_time:
+            reached.set()
+            await asyncio.Event().wait()
+        return "waited"
+
+    @flow
+    async def both() -> list[str]:
+        return [await flaky(), await waits()]
+
+    handle = await runtime.start(both.options(run_id="r"))
+    with pytest.raises(ValueError, match="this once"):
+        await handle.result()
+    handle = await runtime.retry("r", both)
+    await reached.wait()
+    await handle.cancel()
+    with pytest.raises(RunCancelledError):
+        await handle.result()
+    first_time = False
+    assert await (await runtime.retry("r", both)).result() == ["mended", "waited"]
+    assert ran == {"flaky": 2}

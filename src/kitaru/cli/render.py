@@ -11,8 +11,9 @@ from kitaru.cli.output import Colour, Output, clean
 from kitaru.cli.wording import UNKNOWN, duration, money, state_colour, state_word
 
 if TYPE_CHECKING:
-    from kitaru.runtime.inspect import BoundaryView, Failure, RunView, StepView
+    from kitaru.runtime.inspect import BoundaryView, RunView, StepView
     from kitaru.runtime.report import ReplayReport
+    from kitaru.runtime.shown import Failure
 
 _MANY: Final = 12
 _FIRST: Final = 4
@@ -41,11 +42,10 @@ def what(failure: Failure) -> str:
     return clean(f"{name}: {failure.message}" if failure.message else name)
 
 
-def call_of(view: RunView) -> str:
-    """The flow with its inputs: `writer(topic="tides")`."""
-    inputs = view.inputs if isinstance(view.inputs, dict) else {}
-    given = ", ".join(f"{clean(name)}={wording.value(item, 40)}" for name, item in inputs.items())
-    return f"{clean(view.flow)}({given})"
+def call_of(flow: str, inputs: object) -> str:
+    """A flow with its inputs: `writer(topic="tides")`."""
+    named = inputs.items() if isinstance(inputs, dict) else ()
+    return f"{clean(flow)}({', '.join(f'{clean(name)}={wording.value(item, 40)}' for name, item in named)})"
 
 
 # -- one run -----------------------------------------------------------------------------------------------------------

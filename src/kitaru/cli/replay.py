@@ -13,7 +13,7 @@ from kitaru.cli.groups import APP, EXECUTIONS
 from kitaru.cli.inputs import json_inputs, parsed_pairs
 from kitaru.cli.output import Output
 from kitaru.cli.running import run_to_end, users_code
-from kitaru.cli.runs import flow_behind
+from kitaru.cli.runs import called, flow_behind
 from kitaru.cli.session import with_runtime
 from kitaru.errors import ReplayError, UsageError
 
@@ -36,8 +36,8 @@ kitaru replay last --override 'draft_call="Another draft"'
 kitaru replay last --input topic=moon --model openai/a=openai/b
 kitaru replay last --verify
 """,
-    details="A new run, forked from RUN: what kept its name, inputs and code is reused, the rest executes. The source is "
-    "not touched. SELECTOR is a name, a key, or an event number as `kitaru show` prints it.",
+    details="A new run, forked from RUN: what kept its name, inputs and code is reused, the rest executes. The source "
+    "is not touched. SELECTOR is a name, a key, or an event number as `kitaru show` prints it.",
 )
 def replay(
     context: Context,
@@ -103,14 +103,10 @@ def replay(
         return _verify(context, fork)
 
     async def begin(runtime: Runtime) -> RunHandle[Any]:
-        handle: RunHandle[Any] = (await fork(runtime)).handle
+        made = await fork(runtime)
+        out.note(f"Replaying {source} {await called(runtime, source)}  →  {out.paint(made.run, 'bold', err=True)}")
+        handle: RunHandle[Any] = made.handle
         return handle
-
-    async def announce(runtime: Runtime, handle: RunHandle[Any]) -> None:
-        from kitaru.runtime.inspect import opening_view
-
-        view = await opening_view(runtime, handle.id)
-        out.note(f"Replaying {source} {render.call_of(view)}  →  {out.paint(handle.id, 'bold', err=True)}")
 
     async def finish(runtime: Runtime, handle: RunHandle[Any]) -> int:
         from kitaru.runtime.inspect import view
@@ -120,7 +116,7 @@ def replay(
         return OK
 
     # The report says what became of each boundary; the same lines as they come would say it twice.
-    return run_to_end(out, context.store, begin, announce=announce, finish=finish, tell=False)
+    return run_to_end(out, context.store, begin, finish=finish, tell=False)
 
 
 def parsed_overrides(texts: list[str]) -> list[tuple[str, str]]:
@@ -140,10 +136,9 @@ def _print(out: Output, done: ReplayReport, result: object) -> None:
 
 
 def _as_json(done: ReplayReport) -> dict[str, object]:
-    import msgspec
+    from kitaru.runtime.transcript import struct_as_json
 
-    shown: dict[str, object] = msgspec.to_builtins(done)
-    return shown
+    return struct_as_json(done)
 
 
 def _dry(context: Context, fork: Any) -> int:

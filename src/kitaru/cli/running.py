@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kitaru.cli import render
 from kitaru.cli.failures import CREDENTIALS, FAILED, INTERRUPTED, OK, LoadError, RunFailedError
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from kitaru.runtime.handle import RunHandle
     from kitaru.runtime.inspect import RunView
     from kitaru.runtime.runtime import Runtime
+
+_SOON: Final = 0.5
+"""Seconds after which somebody who pressed Ctrl-C is told what is waited for."""
 
 
 @contextlib.contextmanager
@@ -58,7 +61,6 @@ def run_to_end(
     store: str | None,
     begin: Callable[[Runtime], Awaitable[RunHandle[Any]]],
     *,
-    announce: Callable[[Runtime, RunHandle[Any]], Awaitable[None]],
     finish: Callable[[Runtime, RunHandle[Any]], Awaitable[int]] | None = None,
     after: Callable[[], int] = lambda: 0,
     tell: bool = True,
@@ -66,8 +68,7 @@ def run_to_end(
     """Begin a run, wait for its end, and say what became of it.
 
     Args:
-        begin: Starts or resumes it.
-        announce: Says that it has begun.
+        begin: Starts or resumes it, and says so.
         finish: Says what it gave; prints the flow's result by default.
         after: The last event that progress does not tell of.
         tell: Whether progress tells of anything.
@@ -84,9 +85,8 @@ def run_to_end(
         handle = await begin(runtime)
         interrupts.last_words = f"\nEnded at once. Go on with: kitaru resume {handle.id}\n"
         asked = interrupts.arm()
-        await announce(runtime, handle)
         try:
-            ended = await _wait(Progress(out, runtime, handle.id, after(), off=not tell), handle, asked)
+            ended = await _wait(out, Progress(out, runtime, handle.id, after(), off=not tell), handle, asked)
         except Exception as error:
             raise await _failed(runtime, handle.id, error) from error
         if not ended:
@@ -97,9 +97,9 @@ def run_to_end(
         return with_runtime(store, work)
 
 
-async def _wait(progress: Progress, handle: RunHandle[Any], asked: asyncio.Event) -> bool:
+async def _wait(out: Output, progress: Progress, handle: RunHandle[Any], asked: asyncio.Event) -> bool:
     """Whether the run came to its end; False when it was parked first."""
-    from kitaru.runtime.inspect import runs_here
+    from kitaru.runtime.inspect import park, runs_here
 
     telling = asyncio.create_task(progress.keep())
     waiting = asyncio.create_task(handle.result())
@@ -109,7 +109,10 @@ async def _wait(progress: Progress, handle: RunHandle[Any], asked: asyncio.Event
         if not waiting.done():
             waiting.cancel()
             if runs_here(handle):
-                await handle.park()
+                parking = asyncio.create_task(park(handle, "interrupted"))
+                if not (await asyncio.wait([parking], timeout=_SOON))[0]:
+                    out.note("Waiting for what runs in a thread; Ctrl-C again ends at once.")
+                await parking
                 if await handle.status() in ("parked", "running"):
                     return False
                 waiting = asyncio.create_task(handle.result())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -53,29 +53,35 @@ def run(
     out = context.out
 
     async def begin(runtime: Runtime) -> RunHandle[Any]:
+        from kitaru.runtime.inspect import fresh_run_id
         from kitaru.runtime.loader import load_spec
 
         found = loaded(lambda: load_spec(flow), flow)
         given = flow_inputs(found, inputs or [], input_json)
         bound = found.work.signature.bind_partial()
         bound.arguments.update(given)
-        return await runtime.start(found.options(run_id=run_id) if run_id else found, *bound.args, **bound.kwargs)
+        # Told before the flow's first line runs: that line may be the last one that this process gets to.
+        name = run_id or fresh_run_id()
+        say_begun(out, "Run", name, render.call_of(found.name, given))
+        return await runtime.start(found.options(run_id=name), *bound.args, **bound.kwargs)
 
-    return run_to_end(out, context.store, begin, announce=announcing(out, "Run"))
+    return run_to_end(out, context.store, begin)
 
 
-def announcing(out: Output, verb: str) -> Callable[[Runtime, RunHandle[Any]], Awaitable[None]]:
-    """Says which run goes now, and what was in doubt before."""
+def say_begun(out: Output, verb: str, run: str, called: str, doubts: Sequence[str] = ()) -> None:
+    """Say which run goes now, and what was in doubt before."""
+    out.note(f"{verb} {out.paint(run, 'bold', err=True)}  {called}")
+    for key in doubts:
+        word = out.paint(wording.state_word("in doubt"), "yellow", err=True)
+        out.note(f"  {word}  {clean(key)}  has no outcome, may have been billed; it runs again")
 
-    async def announce(runtime: Runtime, handle: RunHandle[Any]) -> None:
-        if out.quiet or out.as_json:
-            return
-        from kitaru.runtime.inspect import opening_view
 
-        view = await opening_view(runtime, handle.id)
-        out.note(f"{verb} {out.paint(view.id, 'bold', err=True)}  {render.call_of(view)}")
+async def called(runtime: Runtime, run: str) -> str:
+    """A run's flow with its inputs."""
+    from kitaru.runtime.inspect import opening_view
 
-    return announce
+    view = await opening_view(runtime, run)
+    return render.call_of(view.flow, view.inputs)
 
 
 @command(
@@ -85,8 +91,8 @@ def announcing(out: Output, verb: str) -> Callable[[Runtime, RunHandle[Any]], Aw
 kitaru resume last
 kitaru resume 0199a2f1
 """,
-    details="What has a recorded outcome does not run again. Steps that were running when the process died do; they are "
-    "named first, because they may have been billed. A run that has completed gives its result again.",
+    details="What has a recorded outcome does not run again. Steps that were running when the process died do; they "
+    "are named first, because they may have been billed. A run that has completed gives its result again.",
 )
 def resume(context: Context, run: Run) -> int:
     """Go on with a run that was killed, interrupted or parked."""
@@ -108,22 +114,19 @@ def resume(context: Context, run: Run) -> int:
         flow = await flow_behind(runtime, name)
         if row.status == "completed":
             return await runtime.resume(name, flow)
-        await _tell_of_doubts(out, runtime, name)
-        return await runtime.claim_and_resume(name, flow)
+        what, doubts = await called(runtime, name), await in_doubt(runtime, name)
+        handle = await runtime.claim_and_resume(name, flow)
+        say_begun(out, "Resume", name, what, doubts)
+        return handle
 
-    return run_to_end(out, context.store, begin, announce=announcing(out, "Resume"), after=lambda: last)
+    return run_to_end(out, context.store, begin, after=lambda: last)
 
 
-async def _tell_of_doubts(out: Output, runtime: Runtime, run: str) -> None:
-    if out.quiet or out.as_json:
-        return
+async def in_doubt(runtime: Runtime, run: str) -> list[str]:
+    """The boundaries that are in doubt before a run goes on; afterwards they are running."""
     from kitaru.runtime.inspect import view
 
-    for boundary in (await view(runtime, run)).in_doubt:
-        out.note(
-            f"  {out.paint('! in doubt', 'yellow', err=True)}  {boundary.key}  has no outcome, may have been billed; "
-            "it runs again"
-        )
+    return [boundary.key for boundary in (await view(runtime, run)).in_doubt]
 
 
 async def flow_behind(runtime: Runtime, run: str) -> Flow[..., Any]:
@@ -154,9 +157,11 @@ def retry(context: Context, run: Run) -> int:
         nonlocal last
         name = await runtime.store.find(run)
         last = (await runtime.store.run(name)).seq
-        return await runtime.retry(name, await flow_behind(runtime, name))
+        handle = await runtime.retry(name, await flow_behind(runtime, name))
+        say_begun(context.out, "Retry", name, await called(runtime, name))
+        return handle
 
-    return run_to_end(context.out, context.store, begin, announce=announcing(context.out, "Retry"), after=lambda: last)
+    return run_to_end(context.out, context.store, begin, after=lambda: last)
 
 
 @command(
@@ -277,21 +282,20 @@ kitaru show last
 kitaru show last draft_call
 kitaru show 0199a2f1 12
 """,
-    details="A step is named by its name, its key, or the event number in the first column: its inputs, outcome, prompt "
-    "and answer are shown. `in doubt` means started without a recorded outcome: it may have been billed.",
+    details="A step is named by its name, its key, or the event number in the first column: its inputs, outcome, "
+    "prompt and answer are shown. `in doubt` means started without a recorded outcome: it may have been billed.",
 )
 def show(
     context: Context,
     run: Run,
     step: Annotated[
-        str | None, typer.Argument(metavar="[STEP]", help="A boundary: its name, key, or event number.")
+        str | None, typer.Argument(metavar="STEP", help="A boundary: its name, key, or event number.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every boundary, values such as now() included.")] = False,
 ) -> int:
     """Show a run, or one of its steps."""
-    import msgspec
-
     from kitaru.runtime import inspect
+    from kitaru.runtime.transcript import struct_as_json
 
     async def work(runtime: Runtime) -> Any:
         name = await runtime.store.find(run)
@@ -299,7 +303,7 @@ def show(
 
     seen = with_runtime(context.store, work)
     if context.out.as_json:
-        context.out.document(msgspec.to_builtins(seen))
+        context.out.document(struct_as_json(seen))
     elif step is None:
         render.show_run(context.out, seen, everything=everything)
     else:

@@ -30,13 +30,13 @@ kitaru verify last
 kitaru verify --write-heads heads.json
 kitaru verify --heads heads.json
 """,
-    details="Checks the digest chain of each run and the artifacts that it names. Heads kept elsewhere show a tail that "
-    "was cut off or a run that was rewritten. It is no defence against someone who can write both.",
+    details="Checks the digest chain of each run and the artifacts that it names. Heads kept elsewhere show a tail "
+    "that was cut off or a run that was rewritten. It is no defence against someone who can write both.",
 )
 def verify(
     context: Context,
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="Only this run: id, prefix, `last`, `last~1`.")
+        str | None, typer.Argument(metavar="RUN", help="Only this run: id, prefix, `last`, `last~1`.")
     ] = None,
     heads: Annotated[
         Path | None, typer.Option("--heads", metavar="FILE", help="Compare with the heads kept in FILE.")
@@ -207,7 +207,7 @@ def mock_llm(
         Path | None, typer.Option("--journal", metavar="FILE", help="Append a JSON line for each request and its end.")
     ] = None,
 ) -> int:
-    """Serve a stand-in for a model, for first steps, demonstrations and tests."""
+    """Serve a stand-in for a model, on loopback."""
     from kitaru.runtime.standin import serve_standin
 
     out = context.out

@@ -8,9 +8,9 @@ import random as chance
 import sys
 import time
 import uuid as uuids
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from kitaru.errors import NotFoundError, UsageError
 from kitaru.runtime.call import Call, current_place
@@ -36,6 +36,14 @@ class _Value(Work):
     @property
     def kind(self) -> Kind:  # type: ignore[override]  # one class for all of these kinds
         return self._kind
+
+    def overridden(self, data: bytes) -> object:
+        value = super().overridden(data)
+        kind = _TYPES.get(self._kind)
+        return value if kind is None else codec.from_json(value, kind)
+
+
+_TYPES: Final[Mapping[Kind, type]] = {"now": datetime.datetime, "uuid": uuids.UUID, "random": float}
 
 
 def _once(kind: Kind, make: Callable[[], object], *inputs: object) -> object:

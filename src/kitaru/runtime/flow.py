@@ -140,6 +140,7 @@ class FlowWork(Work):
             if not execution.leaving or end.done():
                 raise
             # A thread cannot be killed: it is given some time to come to a boundary, where it is stopped.
+            end.add_done_callback(_ignored)
             await asyncio.wait([end], timeout=execution.host.patience)
             raise Suspended from None
         finally:
@@ -331,3 +332,9 @@ def flow(function: Callable[..., Any] | None = None, /, *, name: str | None = No
         return Flow(FlowWork(function, valid_name(function.__name__ if name is None else name)))
 
     return decorate if function is None else decorate(function)
+
+
+def _ignored(end: asyncio.Future[object]) -> None:
+    # How the thread of a run that leaves memory ends concerns nobody; asyncio would complain that nobody looked.
+    if not end.cancelled():
+        end.exception()

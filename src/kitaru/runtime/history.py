@@ -52,6 +52,8 @@ class History:
         self.order = 0
         self.codes: dict[bytes, Blob] = {}
         self.overridden: set[str] = set()
+        self.dropped: set[str] = set()
+        """Keys whose outcomes a retry dropped, and that have none yet."""
         self.effects: dict[str, Record] = {}
         """Finished `effects=True` checkpoints inside other checkpoints: the only inner ones that a replay reuses."""
         self.cancel_requested = False
@@ -185,6 +187,7 @@ def _take(
     elif isinstance(event, RunRetried):
         for key in event.dropped:
             history.records.pop(key, None)
+        history.dropped.update(event.dropped)
         history.cancel_requested = False
         history.cancel_reason = ""
     elif isinstance(event, CancelRequested):
@@ -224,7 +227,8 @@ def _take_boundary(history: History, seq: int, turn: int, event: BoundaryEvent |
     elif before is not None:
         record.attempts = before.attempts
     history.records[key] = record
-
+    if state != "started":
+        history.dropped.discard(key)
 
 def _attempt_around(key: str) -> str:
     """The attempt of a checkpoint that a boundary is in; empty for one of the flow's own."""

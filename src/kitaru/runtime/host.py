@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncGenerator, Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +35,7 @@ class Host:
         self.runs: dict[str, Execution] = {}
         self._ticking = False
         self._transport: Transport | None = None
+        self._farewell: AsyncGenerator[None, None] | None = None
         install_task_factory(loop)
 
     async def in_pool(self, function: Callable[[], object]) -> object:
@@ -54,7 +56,18 @@ class Host:
             from kitaru.adapters.transport import Transport
 
             self._transport = Transport()
+            if self._farewell is None:
+                self._farewell = self._until_the_loop_ends()
+                with contextlib.suppress(StopIteration):
+                    self._farewell.asend(None).send(None)
         return self._transport
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        # A loop closes the async generators that are alive when it shuts down: the one call that it gives libraries.
+        try:
+            yield
+        finally:
+            await self.close()
 
     def begin(self, execution: Execution) -> None:
         """Start running a run on this loop."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -13,6 +11,7 @@ import msgspec
 from kitaru.errors import AmbiguousError, DecodeError, KitaruError, NotFoundError
 from kitaru.runtime.conversation import unchained
 from kitaru.runtime.keys import name_of
+from kitaru.runtime.shown import Failure, displayed, failure_of, traceback_of
 from kitaru.store import codec
 from kitaru.store.events import (
     FINISHED,
@@ -44,6 +43,7 @@ from kitaru.store.events import (
     TimerFired,
     TimerSet,
 )
+from kitaru.store.names import new_run_id
 from kitaru.store.protocol import Recorded, RunRow
 
 if TYPE_CHECKING:
@@ -56,20 +56,6 @@ VALUES: Final = frozenset({"now", "uuid", "random", "log"})
 DONE: Final = frozenset({"done", "reused", "overridden"})
 
 _BOUNDARY: Final = msgspec.msgpack.Decoder(BoundaryEvent)
-_FRAME: Final = re.compile(
-    r'^ +File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>.+)\n(?: {4}(?P<code>.+)\n)?', re.MULTILINE
-)
-_PACKAGE: Final = str(Path(__file__).resolve().parents[1])
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """What an exception was, and the line of the project's code that it came from."""
-
-    type: str
-    message: str
-    file: str = ""
-    line: int = 0
-    code: str = ""
 
 
 class BoundaryView(msgspec.Struct):
@@ -168,6 +154,14 @@ def runs_here(handle: RunHandle[Any]) -> bool:
     return handle._execution is not None
 
 
+async def park(handle: RunHandle[Any], reason: str) -> None:
+    """Have a run of this loop leave memory, saying why in its log, and wait until it has."""
+    execution = handle._execution
+    if execution is not None and not execution.finished.done():
+        execution.leave(reason)
+    await handle.park()
+
+
 async def view(runtime: Runtime, run: str) -> RunView:
     """A run as its log tells it.
 
@@ -232,7 +226,7 @@ async def step(runtime: Runtime, run: str, selector: str) -> StepView:
             seen.attempts = event.llm.attempts
         if isinstance(event, StepFailed):
             failures.append(await failure_of(runtime, event.error))
-            seen.traceback = await _traceback(runtime, event.error)
+            seen.traceback = await traceback_of(runtime, event.error)
     seen.failures = tuple(failures)
     return seen
 
@@ -390,50 +384,6 @@ def _size(blob: Blob) -> int:
 # -- what the run was told and what became of it -----------------------------------------------------------------------
 
 
-async def displayed(runtime: Runtime, blob: Blob) -> object:
-    """An encoded value as JSON shows it; an artifact that cannot be read is shown as that."""
-    if isinstance(blob, bytes) and not blob:
-        return None
-    try:
-        return codec.display(await runtime.value(blob))
-    except KitaruError as error:
-        return {"unreadable": error.message}
-
-
-async def failure_of(runtime: Runtime, blob: Blob) -> Failure:
-    """A recorded exception, with the last line of its traceback that is the project's own code."""
-    try:
-        data = await runtime.value(blob)
-        name, message = codec.describe_exception(data)
-        text = codec.format_exception(data)
-    except KitaruError as error:
-        return Failure("unreadable", error.message)
-    at = _own_line(text)
-    shown = name.replace(":", ".")
-    if at is None:
-        return Failure(shown, message)
-    return Failure(shown, message, at["file"], int(at["line"]), (at["code"] or "").strip())
-
-
-def _own_line(text: str) -> re.Match[str] | None:
-    last = None
-    for frame in _FRAME.finditer(text):
-        file = frame["file"]
-        if not file.startswith((_PACKAGE, "<")) and "site-packages" not in file and f"{_STDLIB}/" not in file:
-            last = frame
-    return last
-
-
-_STDLIB: Final = str(Path(re.__file__).resolve().parents[1])
-
-
-async def _traceback(runtime: Runtime, blob: Blob) -> str:
-    try:
-        return codec.format_exception(await runtime.value(blob))
-    except KitaruError as error:
-        return error.message
-
-
 async def _add_failures(runtime: Runtime, events: Iterable[Recorded], found: Iterable[BoundaryView]) -> None:
     wanted = {shown.key: shown for shown in found if shown.state in ("failed", "retrying", "to run again")}
     for recorded in events:
@@ -507,6 +457,11 @@ def _help(shown: RunView) -> str:
 
 
 # -- where it comes from -----------------------------------------------------------------------------------------------
+
+
+def fresh_run_id() -> str:
+    """An id for a run that is about to start, to be told before it does."""
+    return new_run_id()
 
 
 async def flow_ref(runtime: Runtime, run: str) -> FlowRef:

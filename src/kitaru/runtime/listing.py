@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from kitaru.errors import AmbiguousError, NotFoundError
-from kitaru.runtime.inspect import DONE, VALUES, boundaries, failure_of, status_of
+from kitaru.runtime.inspect import DONE, VALUES, boundaries, status_of
+from kitaru.runtime.shown import failure_of
 from kitaru.runtime.transcript import iso
 from kitaru.store.events import RunFailed
 from kitaru.store.protocol import Recorded, RunRow

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kitaru.runtime.inspect import VALUES, Failure, failure_of
+from kitaru.runtime.inspect import VALUES
+from kitaru.runtime.shown import Failure, failure_of
 from kitaru.store.events import (
     AnyEvent,
     Boundary,

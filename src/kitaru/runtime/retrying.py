@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kitaru.store.events import LlmCompleted, RunFailed, StepCancelled, StepCompleted, StepFailed
+from kitaru.store.events import LlmCompleted, RunFailed, RunRetried, StepCancelled, StepCompleted, StepFailed
 from kitaru.store.protocol import Recorded
 
 
@@ -29,6 +29,12 @@ def dropped_by_retry(events: Iterable[Recorded]) -> tuple[str, ...]:
             given_up[event.key] = seq
         elif isinstance(event, RunFailed):
             causes = event.causes
+        elif isinstance(event, RunRetried):
+            # An earlier retry has dealt with these.
+            causes = ()
+            for key in event.dropped:
+                failures.pop(key, None)
+                given_up.pop(key, None)
     first = min((failures[key] for key in causes if key in failures), default=None)
     dropped = [key for key, at in failures.items() if first is not None and at[1] >= first[1]]
     since = first[0] if first is not None else last

@@ -395,9 +395,12 @@ class Runtime:
                 f"run {run} is {row.status}", hint=f"Only a failed or cancelled run is retried: `kitaru show {run}`."
             )
         flow = flow or loader.load_flow((await self._first_event(run)).flow)
+        await self._drop_failures(run)
+        return await self.claim_and_resume(run, flow)
+
+    async def _drop_failures(self, run: str) -> None:
         dropped = dropped_by_retry(await self.store.events(run))
         await self.store.retry(run, RunRetried(1, time.time(), dropped))
-        return await self.claim_and_resume(run, flow)
 
     async def replay(
         self, run: str, options: ReplayOptions | None = None, flow: Flow[..., Any] | None = None
@@ -474,6 +477,12 @@ class Runtime:
             forked = await fork_child(self, parent, work, flight, child_id(started.origin.run, flight.key), run)
             if forked is not None:
                 return forked
+        if flight.key in parent.history.dropped:
+            parent.history.dropped.discard(flight.key)
+            if await self.store.events(run, limit=1):
+                if (await self.store.run(run)).status in ("failed", "cancelled"):
+                    # The parent is retried because of this child.
+                    await self._drop_failures(run)
         return await self._start(work, run, flight.data, flight.fingerprint, parent=Parent(parent.run, flight.key))
 
     def cancel_child(self, flight: Flight) -> None:
@@ -519,6 +528,7 @@ class BackgroundLoop:
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+        self.loop.close()
 
     def stop(self) -> None:
         """Stop the loop; its thread ends."""

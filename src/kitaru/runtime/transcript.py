@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -17,6 +18,7 @@ from kitaru.store.protocol import Head, Recorded
 _BOUNDARY: Final = msgspec.msgpack.Decoder(BoundaryEvent)
 _ENCODED: Final = frozenset({"inputs", "outcome"})
 _OPAQUE: Final = frozenset({"registry", "options"})
+_TIMES: Final = frozenset({"at", "created", "updated", "started", "deadline"})
 _FORMAT: Final = 1
 
 
@@ -28,6 +30,21 @@ def event_as_json(recorded: Recorded) -> dict[str, object]:
     seq, turn, event = recorded
     shown: dict[str, object] = {"seq": seq, "turn": turn, "type": type(event).__name__, "at": iso(event.at)}
     return {**shown, **_fields(event, {"v", "at"})}
+
+
+def struct_as_json(struct: msgspec.Struct) -> dict[str, object]:
+    """A view of a run or of a step, a report: as objects with named fields, times in ISO 8601, amounts as text."""
+    return {name: _plain(name, getattr(struct, name)) for name in struct.__struct_fields__}
+
+
+def _plain(name: str, value: object) -> object:
+    if isinstance(value, float) and name in _TIMES:
+        return iso(value)
+    if isinstance(value, msgspec.Struct):
+        return struct_as_json(value)
+    if isinstance(value, tuple | list):
+        return [_plain("", item) for item in value]
+    return str(value) if isinstance(value, Decimal) else value
 
 
 def _fields(struct: msgspec.Struct, without: Iterable[str] = ()) -> dict[str, object]:
@@ -49,7 +66,7 @@ def _shown(name: str, value: object) -> object:
         return _fields(value)
     if isinstance(value, tuple | list):
         return [_shown(name, item) for item in value]
-    return value
+    return iso(value) if isinstance(value, float) and name in _TIMES else value
 
 
 def _error(data: bytes) -> dict[str, object]:

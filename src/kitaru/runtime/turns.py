@@ -116,7 +116,9 @@ class Turns:
         """Ask for a recorded outcome."""
         waiter = Waiter(key, party, self.loop.create_future(), "recorded")
         self._asked[key] = waiter
-        self.rest(party)
+        self._settle_down(party)
+        # Not at once: who asks would find its outcome there and run on, ahead of those that were handed theirs before it.
+        self._soon()
         return waiter
 
     def ask_start(self, key: str, party: object) -> Waiter:
@@ -134,12 +136,15 @@ class Turns:
 
     def rest(self, party: object) -> None:
         """`party` has come to a boundary."""
+        self._settle_down(party)
+        if self._asked or self._held or self._ready or self.recorded:
+            self.pump()
+
+    def _settle_down(self, party: object) -> None:
         self.open.discard(party)
         if isinstance(party, asyncio.Task):
             self._resting[party] = party.cancelling()
         self._quiet = 0
-        if self._asked or self._held or self._ready or self.recorded:
-            self.pump()
 
     def wake(self, party: object) -> None:
         """`party` leaves a boundary and runs flow code again."""

@@ -29,7 +29,9 @@ from tests.runtime.replay.noted import ran
 class Replayed:
     """What a replay did: its run, result or failure, what ran, and its report."""
 
-    def __init__(self, run: str, result: Any, error: BaseException | None, ran: list[str], report: ReplayReport) -> None:
+    def __init__(
+        self, run: str, result: Any, error: BaseException | None, ran: list[str], report: ReplayReport
+    ) -> None:
         self.run = run
         self.result = result
         self.error = error

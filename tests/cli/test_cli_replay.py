@@ -1,0 +1,139 @@
+"""Replaying from the command line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Kitaru
+
+
+@pytest.fixture
+def source(kitaru: Kitaru) -> str:
+    """A completed run."""
+    kitaru("run", "flows.py:pages", "-i", "count=3", "--run-id", "source")
+    return "source"
+
+
+@pytest.fixture
+def edited(kitaru: Kitaru, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A completed run of a flow whose step was edited since."""
+    kitaru("run", "flows.py:cry", "-i", "text=ahoy", "--run-id", "source")
+    file = folder / "flows.py"
+    # A process of its own would load the edited file; here the loaded module stands for it.
+    import sys
+
+    (module,) = [m for m in sys.modules.values() if getattr(m, "__file__", None) == str(file)]
+    monkeypatch.setattr(module, "SUFFIX", "?")
+    return "source"
+
+
+def test_an_unchanged_replay_executes_nothing(kitaru: Kitaru, source: str, folder: Path) -> None:
+    done = kitaru("replay", source)
+    assert done.code == 0
+    assert len(re.findall(r"↷ fetch\S* +reused", done.out)) == 3
+    assert "3 reused" in done.out
+    assert "Result same" in done.out
+    assert len((folder / "ran.txt").read_text().split()) == 3
+
+
+def test_a_replay_says_which_run_becomes_which(kitaru: Kitaru, source: str) -> None:
+    assert "Replaying source pages(count=3)  →  again" in kitaru("replay", source, "--run-id", "again").err
+
+
+def test_an_edited_step_is_executed_and_its_change_is_told(kitaru: Kitaru, edited: str) -> None:
+    done = kitaru("replay", edited, "--run-id", "again")
+    assert re.search(r"● end +executed .*code changed, output changed", done.out)
+    assert "Result changed:  kitaru show again" in done.out
+    assert kitaru("show", "again", "--json").json["result"] == "ahoy?"
+
+
+def test_from_runs_a_step_and_all_after_it(kitaru: Kitaru, source: str, folder: Path) -> None:
+    done = kitaru("replay", source, "--from", "fetch[1]")
+    assert (done.out.count("executed  "), done.out.count("asked to run again, output same")) == (2, 2)
+    assert (folder / "ran.txt").read_text().split()[3:] == ["fetch1", "fetch2"]
+
+
+def test_a_changed_input_is_typed_as_the_flows_own(kitaru: Kitaru, source: str) -> None:
+    done = kitaru("replay", source, "--input", "count=1", "--json")
+    assert done.json["output"] == [{"Page": {"title": "page 0", "size": 0}}]
+    assert [line["verdict"] for line in done.json["lines"] if line["kind"] == "step"] == [
+        "reused",
+        "dropped",
+        "dropped",
+    ]
+
+
+@pytest.mark.parametrize("selector", ["end", "checkpoint.end"])
+def test_an_override_stands_for_an_outcome(kitaru: Kitaru, edited: str, selector: str) -> None:
+    done = kitaru("replay", edited, "--override", f'{selector}="told"', "--json")
+    assert done.json["output"] == "told"
+
+
+def test_keep_code_reuses_what_edited_code_made(kitaru: Kitaru, edited: str) -> None:
+    assert "Result same" in kitaru("replay", edited, "--keep-code").out
+
+
+def test_verify_of_an_unchanged_run_leaves_nothing_behind(kitaru: Kitaru, source: str) -> None:
+    done = kitaru("replay", source, "--verify")
+    assert (done.code, done.out) == (0, "✓ same  every boundary of source is reused\n")
+    assert len(kitaru("runs", "--json").json["runs"]) == 1
+
+
+def test_verify_ends_with_1_at_the_first_difference(kitaru: Kitaru, edited: str) -> None:
+    done = kitaru("replay", edited, "--verify", "--json")
+    assert (done.code, done.error["code"]) == (1, "live_call")
+    assert "end would have to run (code changed)" in done.error["message"]
+
+
+def test_verify_of_a_run_that_failed_is_same_when_it_fails_alike(kitaru: Kitaru) -> None:
+    kitaru("run", "flows.py:broken", "-i", "name=pump", "--run-id", "b")
+    done = kitaru("replay", "b", "--verify")
+    # The failed step itself is no outcome that a replay may reuse.
+    assert done.code == 1
+    assert "fails would have to run" in done.err
+
+
+def test_a_dry_run_says_what_would_run_and_runs_nothing(kitaru: Kitaru, edited: str) -> None:
+    done = kitaru("replay", edited, "--dry-run")
+    assert done.code == 0
+    assert re.search(r"○ end +would run .*code changed", done.out)
+    assert "Nothing was executed or recorded." in done.out
+    assert len(kitaru("runs", "--json").json["runs"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--from", "nope"], 3, "no boundary 'nope'"),
+        (["--from", "fetch"], 3, "fits 3 boundaries"),
+        (["--override", "fetch[1]=oops"], 2, "is not JSON"),
+        (["--override", "fetch[1]"], 2, "is not NAME=VALUE"),
+        (["--input", "nope=1"], 2, "no input 'nope'"),
+        (["--input", "count=many"], 2, "count: Expected `int`"),
+        (["--allow-effects", "nope"], 3, "no boundary 'nope'"),
+        (["--verify", "--dry-run"], 2, "exclude each other"),
+    ],
+)
+def test_a_wrong_option_of_a_replay_is_said_so(
+    kitaru: Kitaru, source: str, arguments: list[str], code: int, says: str
+) -> None:
+    done = kitaru("replay", source, *arguments)
+    assert done.code == code
+    assert says in done.err
+
+
+def test_a_failing_replay_ends_with_1_and_names_its_run(kitaru: Kitaru) -> None:
+    kitaru("run", "flows.py:broken", "-i", "name=pump", "--run-id", "b")
+    done = kitaru("replay", "b", "--run-id", "again")
+    assert done.code == 1
+    assert "kitaru retry again" in done.err
+
+
+def test_show_names_the_source_of_a_replay(kitaru: Kitaru, source: str) -> None:
+    kitaru("replay", source, "--run-id", "again")
+    out = kitaru("show", "again").out
+    assert "of source" in out
+    assert re.search(r"fetch +↷ reused .*from source", out)

@@ -1,0 +1,230 @@
+"""A store that cannot be written while runs are under way."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from kitaru import Runtime, checkpoint, flow
+from kitaru.errors import StoreError, StoreFullError, StoreReadOnlyError
+from kitaru.store.events import StepCompleted, StepFailed
+from kitaru.store.sqlite import SqliteStore
+from tests.runtime.runs import PATIENCE, keys_of, of_type, resumed
+
+
+async def cap(runtime: Runtime, pages: int | None) -> None:
+    """Let the store's file grow no further: by `pages`, or without end."""
+    store = runtime.store
+    assert isinstance(store, SqliteStore)
+
+    def limit(connection: sqlite3.Connection) -> int:
+        (now,) = connection.execute("PRAGMA page_count").fetchone()
+        most = 1_073_741_823 if pages is None else now + pages
+        connection.execute(f"PRAGMA max_page_count = {most}")
+        return most
+
+    await store._alone(limit)
+
+
+async def test_a_full_store_surfaces_from_the_result_and_the_run_goes_on_when_there_is_space(runtime: Runtime) -> None:
+    ran: list[int] = []
+
+    @checkpoint
+    async def fill(number: int) -> bytes:
+        ran.append(number)
+        return bytes([number]) * 40_000
+
+    @flow
+    async def filling() -> int:
+        for number in range(8):
+            await fill(number)
+        return len(ran)
+
+    await cap(runtime, 20)
+    handle = await runtime.start(filling.options(run_id="r"))
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(StoreFullError):
+            await handle.result()
+    done = len(await keys_of(runtime, "r", StepCompleted))
+    assert 0 < done < 8
+    assert await of_type(runtime, "r", StepFailed) == []
+    await cap(runtime, None)
+    again = await runtime.resume("r", filling)
+    async with asyncio.timeout(PATIENCE):
+        await again.result()
+    # What was not acknowledged ran again, and nothing else did.
+    assert ran == [*range(done + 1), *range(done, 8)]
+
+
+async def test_a_result_that_does_not_fit_any_more_is_told_not_waited_for(runtime: Runtime) -> None:
+    @flow
+    async def large() -> bytes:
+        return bytes(400_000)
+
+    await cap(runtime, 20)
+    handle = await runtime.start(large.options(run_id="r"))
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(StoreFullError):
+            await handle.result()
+    await cap(runtime, None)
+    async with asyncio.timeout(PATIENCE):
+        assert len(await (await runtime.resume("r", large)).result()) == 400_000
+
+
+async def test_a_run_that_cannot_be_recorded_does_not_start(runtime: Runtime) -> None:
+    ran: list[int] = []
+
+    @flow
+    async def quick(data: bytes) -> None:
+        ran.append(1)
+
+    await cap(runtime, 2)
+    with pytest.raises(StoreFullError):
+        await runtime.start(quick, bytes(400_000))
+    assert ran == []
+
+
+async def test_flow_code_cannot_take_a_full_store_for_a_failed_step(runtime: Runtime) -> None:
+    swallowed: list[BaseException] = []
+
+    @checkpoint
+    async def fill() -> bytes:
+        return bytes(400_000)
+
+    @flow
+    async def tolerant() -> str:
+        try:
+            await fill()
+        except Exception as error:
+            swallowed.append(error)
+        return "went on"
+
+    await cap(runtime, 20)
+    handle = await runtime.start(tolerant.options(run_id="r"))
+    with pytest.raises(StoreFullError):
+        await handle.result()
+    assert swallowed == []
+
+
+async def test_other_runs_go_on_when_one_does_not_fit(runtime: Runtime) -> None:
+    @checkpoint
+    async def step(size: int) -> int:
+        return len(bytes(size))
+
+    @checkpoint
+    async def fill(size: int) -> bytes:
+        return bytes(size)
+
+    @flow
+    async def small() -> int:
+        return sum([await step(1) for _ in range(5)])
+
+    @flow
+    async def large() -> bytes:
+        return await fill(2_000_000)
+
+    await cap(runtime, 40)
+    too_large = await runtime.start(large)
+    with pytest.raises(StoreFullError):
+        await too_large.result()
+    assert await (await runtime.start(small)).result() == 5
+
+
+async def test_a_full_store_in_a_sync_flow_surfaces_too(runtime: Runtime) -> None:
+    @checkpoint
+    def fill() -> bytes:
+        return bytes(400_000)
+
+    @flow
+    def plain() -> int:
+        return len(fill().load())
+
+    await cap(runtime, 20)
+    handle = await runtime.start(plain.options(run_id="r"))
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(StoreFullError):
+            await handle.result()
+    await cap(runtime, None)
+    assert await (await runtime.resume("r", plain)).result() == 400_000
+
+
+async def test_a_full_store_in_a_child_leaves_its_parent_resumable(runtime: Runtime) -> None:
+    @checkpoint
+    async def fill() -> bytes:
+        return bytes(400_000)
+
+    @flow
+    async def child() -> int:
+        return len(await fill())
+
+    @flow
+    async def parent() -> int:
+        try:
+            return await child()
+        except Exception:
+            return -1
+
+    await cap(runtime, 20)
+    handle = await runtime.start(parent.options(run_id="r"))
+    with pytest.raises(StoreFullError):
+        await handle.result()
+    assert await of_type(runtime, "r", StepFailed) == []
+    await cap(runtime, None)
+    assert await (await runtime.resume("r", parent)).result() == 400_000
+
+
+async def test_a_closed_store_ends_what_runs_on_it(tmp_path: Path) -> None:
+    reached, go = asyncio.Event(), asyncio.Event()
+
+    @checkpoint
+    async def step() -> int:
+        reached.set()
+        await go.wait()
+        return 1
+
+    @flow
+    async def one() -> int:
+        return await step()
+
+    url = f"sqlite:///{tmp_path}/runs.db"
+    runtime = Runtime(url, recover=False)
+    await runtime.open()
+    handle = await runtime.start(one.options(run_id="r"))
+    await reached.wait()
+    await runtime.store.close()
+    go.set()
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(StoreError):
+            await handle.result()
+    await runtime.close()
+    assert await resumed(url, one, "r") == 1
+
+
+async def test_a_file_that_is_no_store_is_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "notes.db"
+    path.write_text("not a database, but long enough to be looked at " * 40)
+    with pytest.raises(StoreError, match=r"notes\.db"):
+        async with Runtime(f"sqlite:///{path}"):
+            pass
+
+
+async def test_a_folder_that_cannot_be_made_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises((StoreReadOnlyError, StoreError)):
+        async with Runtime(f"sqlite:///{tmp_path}/file/runs.db"):
+            pass
+
+
+async def test_a_store_that_could_not_be_opened_can_be_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "runs.db"
+    path.parent.write_text("x")
+    runtime = Runtime(f"sqlite:///{path}")
+    with pytest.raises(StoreError):
+        await runtime.open()
+    path.parent.unlink()
+    path.parent.mkdir()
+    await runtime.open()
+    await runtime.close()
