@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+# For example `make laws LAWS_ARGS='--flows 1 --seed 4711 --shrink 60'`.
+LAWS_ARGS ?= --flows 2000 --kills 3
 
 .PHONY: help demo test laws bench lint clean
 
@@ -23,6 +25,7 @@ test: lint ## lint, types, import arrows and every test
 
 laws: $(STAMP) ## the promises of the log and of replay over every generated case (takes long)
 	@KITARU_LAWS=all $(BIN)/python -m pytest -q -m laws $(PYTEST_ARGS)
+	@$(BIN)/python -W ignore::RuntimeWarning -m tests.runtime.laws.run $(LAWS_ARGS)
 
 bench: $(STAMP) ## the benchmarks: a table, and JSON in benchmarks/results
 	@$(BIN)/python -m benchmarks

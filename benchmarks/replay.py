@@ -142,7 +142,7 @@ def lines(samples: Samples) -> list[Line]:
         Line("kitaru, records in memory", "boundaries/s", samples["replayed.rate"], at_least=150_000),
         Line("limit: encode, digest, look up, decode", "boundaries/s", samples["bare.rate"]),
         Line("kitaru of the limit", "", samples.ratio("replayed.rate", "bare.rate")),
-        Line("longest time without a pass of the loop", "ms", samples["replayed.hold"]),
+        Line("longest time without a pass of the loop", "ms", samples["replayed.hold"], at_most=5.0),
         Line(
             "process start to the first new step",
             "s",

@@ -12,7 +12,7 @@ import pytest
 from blockbuster import BlockBuster
 
 from kitaru.adapters.standin import StandInServer
-from kitaru.runtime import runtime as runtimes
+from kitaru.runtime import default
 from kitaru.runtime.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,20 +21,23 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 
+FOREIGN = ("_API_KEY", "_BASE_URL", "_API_BASE", "_PROXY", "_proxy")
+"""How the names of variables end that providers and their clients read."""
+
+
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No test sees the user's settings, keys or store, nor another test's default runtime or loaded scripts."""
     for name in list(os.environ):
-        if name.startswith("KITARU_") and name != "KITARU_LAWS":
-            monkeypatch.delenv(name)
-        elif name.endswith(("_API_KEY", "_BASE_URL", "_API_BASE", "_PROXY", "_proxy")) or name == "OLLAMA_HOST":
+        ours = name.startswith("KITARU_") and name != "KITARU_LAWS"
+        if ours or name == "OLLAMA_HOST" or name.endswith(FOREIGN):
             monkeypatch.delenv(name)
     monkeypatch.setenv("KITARU_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("KITARU_STORE", f"sqlite:///{tmp_path}/default.db")
     modules, path = set(sys.modules), list(sys.path)
     yield
-    opened = list(runtimes._defaults.values())
-    runtimes._defaults.clear()
+    opened = list(default._defaults.values())
+    default._defaults.clear()
     if opened:
 
         async def close() -> None:
@@ -72,6 +75,17 @@ def standin() -> Iterator[StandInServer]:
 MAY_BLOCK = {
     # Kernel memory, not a disk; once a store.
     "kitaru/store/owners.py": {"boot_id"},
+    # Where a flow's source lies, and the source that a code digest is made of: once a function and process.
+    "kitaru/runtime/flow.py": {"ref"},
+    "kitaru/runtime/digest.py": {"code_of"},
+    # Imports are lazy: once a module and process.
+    "<frozen importlib._bootstrap>": {"_find_and_load"},
+    # Looks at folders only: where the default store lies.
+    "kitaru/runtime/stores.py": {"default_store", "store_at"},
+    # Loading a flow's module, before its run begins.
+    "kitaru/runtime/loader.py": {"load_flow", "loaded_flow", "load_file"},
+    # The tests' own server.
+    "kitaru/adapters/standin/server.py": {"__enter__", "__exit__"},
 }
 """Functions that may block an event loop for a moment, by file, each with its reason."""
 

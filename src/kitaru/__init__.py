@@ -15,13 +15,14 @@ from kitaru.errors import (
 from kitaru.runtime.call import Call
 from kitaru.runtime.checkpoint import Checkpoint, checkpoint
 from kitaru.runtime.combine import as_completed, gather, map
+from kitaru.runtime.default import default_runtime
 from kitaru.runtime.durable import load, log, now, random, save, sleep, timeout, uuid
 from kitaru.runtime.flow import Flow, flow
 from kitaru.runtime.fork import Fork, ReplayOptions
 from kitaru.runtime.handle import RunHandle
 from kitaru.runtime.keys import scope
 from kitaru.runtime.llm import Reply, llm
-from kitaru.runtime.runtime import Runtime, default_runtime
+from kitaru.runtime.runtime import Runtime
 
 __version__ = "0.1.0"
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -104,6 +105,47 @@ def sleeper(name: str) -> str:
     return naps(name).load()
 
 
+@checkpoint
+async def asks_inside(question: str) -> str:
+    kitaru.log(asked=question)
+    return await kitaru.llm(question, model="openai/standin", name="inner")
+
+
+@flow
+async def nested(question: str) -> str:
+    return await asks_inside(question)
+
+
+@checkpoint
+async def slow() -> None:
+    await asyncio.sleep(600)
+
+
+@checkpoint(retries=1)
+async def flaky(name: str) -> str:
+    if not os.path.exists(name):
+        Path(name).touch()
+        raise OSError("not yet")
+    return name
+
+
+@flow
+async def child(text: str) -> str:
+    return await end(text)
+
+
+@flow
+async def many_kinds(text: str) -> str:
+    try:
+        await asyncio.wait_for(slow(), 0.01)
+    except TimeoutError:
+        pass
+    await kitaru.sleep(0.001)
+    await kitaru.save("kept", str(kitaru.uuid()))
+    await flaky("flaky.txt")
+    return await child(text)
+
+
 @flow
 async def evil() -> str:
     kitaru.log(note="a\\x1b]0;owned\\x07b\\x1b[31mred\\u202e")
@@ -124,7 +166,7 @@ class Done(NamedTuple):
 
     @property
     def error(self) -> Any:
-        return json.loads(self.err)["error"]
+        return json.loads(self.err.splitlines()[-1])["error"]
 
 
 Kitaru = Callable[..., Done]
@@ -188,6 +230,14 @@ class Command:
     def end(self) -> Done:
         out, err = self.process.communicate(timeout=PATIENCE)
         return Done(self.process.returncode, out, err)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Look again and again until something that another process or thread does has come about."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 @pytest.fixture

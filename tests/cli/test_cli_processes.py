@@ -13,7 +13,7 @@ import pytest
 
 from kitaru.adapters.standin import Options as StandInOptions
 from kitaru.adapters.standin import StandInServer, parse_fault
-from tests.cli.conftest import SOURCES, Command, Kitaru
+from tests.cli.conftest import SOURCES, Command, Kitaru, wait_until
 
 
 def test_a_killed_run_is_interrupted_and_resumes_where_it_was(
@@ -41,6 +41,7 @@ def test_a_call_that_a_kill_cut_off_is_shown_in_doubt(
         monkeypatch.setenv("OPENAI_API_KEY", "stand-in")
         with command("run", "flows.py:asks", "-i", "question=why", "--run-id", "a") as running:
             running.until("short")
+            wait_until(lambda: server.counts.in_flight == 1)
             running.signal(signal.SIGKILL)
         out = kitaru("show", "a").out
         assert "! in doubt" in out
@@ -64,8 +65,7 @@ def test_an_interrupt_parks_the_run(command: type[Command], kitaru: Kitaru, numb
 
 def test_a_second_interrupt_ends_the_process_at_once(command: type[Command], folder: Path) -> None:
     with command("run", "flows.py:sleeper", "-i", "name=nap.txt", "--run-id", "s") as running:
-        while not (folder / "nap.txt").exists():
-            assert running.process.poll() is None
+        wait_until((folder / "nap.txt").exists)
         started = time.monotonic()
         running.signal(signal.SIGINT)
         running.until("Ctrl-C again ends at once")

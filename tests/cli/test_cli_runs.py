@@ -110,7 +110,9 @@ def test_a_flow_that_is_not_there_is_said_so(kitaru: Kitaru, spec: str, code: in
     assert says in done.err
 
 
-@pytest.mark.parametrize(("source", "line"), [("a = 1\nboom()\n", 2), ("def f(:\n", 1)])
+@pytest.mark.parametrize(
+    ("source", "line"), [("a = 1\nboom()\n", 2), ("def f(:\n", 1), ("import json\njson.loads('{')\n", 2)]
+)
 def test_a_file_that_cannot_be_loaded_names_its_line_without_a_traceback(
     kitaru: Kitaru, folder: Path, source: str, line: int
 ) -> None:
@@ -119,6 +121,13 @@ def test_a_file_that_cannot_be_loaded_names_its_line_without_a_traceback(
     assert done.code == 2
     assert re.search(rf"bad\.py:{line}\b", done.err)
     assert "Traceback" not in done.err
+
+
+def test_a_file_that_ends_the_process_is_told_to_guard_that(kitaru: Kitaru, folder: Path) -> None:
+    (folder / "bad.py").write_text("import sys\nsys.exit(0)\n")
+    done = kitaru("run", "bad.py:flow")
+    assert done.code == 2
+    assert '__name__ == "__main__"' in done.err
 
 
 def test_a_failed_run_names_the_exception_its_line_and_the_way_on(kitaru: Kitaru) -> None:
@@ -282,6 +291,39 @@ def test_show_of_a_model_call_shows_prompt_answer_and_tokens(
     assert seen["response"]["choices"][0]["message"]["content"] == seen["outcome"]
     assert [attempt["status"] for attempt in seen["attempts"]] == [200]
     assert "stand-in" not in json.dumps(seen["settings"])
+
+
+def test_show_has_a_word_for_each_kind_of_boundary(kitaru: Kitaru) -> None:
+    assert kitaru("run", "flows.py:many_kinds", "-i", "text=ahoy", "--run-id", "m").out == "ahoy!\n"
+    boundaries = {b["key"]: b for b in kitaru("show", "m", "--json").json["boundaries"]}
+    assert {key: b["state"] for key, b in boundaries.items() if b["kind"] != "uuid"} == {
+        "slow": "cancelled", "sleep": "done", "save": "done", "flaky": "done", "child": "done",
+    }  # fmt: skip
+    assert boundaries["flaky"]["attempt"] == 2
+    out = kitaru("show", "m").out
+    assert re.search(r"slow +✗ cancelled .* by the flow", out)
+    assert re.search(rf"child +✓ done .* child run {boundaries['child']['child']}", out)
+    assert "uuid" not in out
+    assert "uuid" in kitaru("show", "m", "--all").out
+    child = boundaries["child"]["child"]
+    assert "child of m" in kitaru("runs").out
+    assert "of m" in kitaru("show", child).out
+
+
+def test_show_of_an_attempted_step_lists_its_failures(kitaru: Kitaru) -> None:
+    kitaru("run", "flows.py:many_kinds", "-i", "text=ahoy")
+    assert "failure 1  OSError: not yet" in kitaru("show", "last~0", "flaky").out
+
+
+def test_what_a_checkpoint_calls_stands_under_it(
+    kitaru: Kitaru, standin: StandInServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", standin.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "stand-in")
+    kitaru("run", "flows.py:nested", "-i", "question=why")
+    out = kitaru("show", "last").out
+    assert re.search(r'^  \d+ +asks_inside +✓ done .* asked="why"$\n^  \d+ +  inner +✓ done ', out, re.MULTILINE)
+    assert kitaru("show", "last", "inner", "--json").json["boundary"]["inside"] == "asks_inside"
 
 
 def test_events_prints_the_log_a_line_an_event(kitaru: Kitaru) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sqlite3
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kitaru import __version__
-from kitaru.cli.output import clean, clean_lines
+from kitaru.cli.output import Output, clean, clean_lines
+from kitaru.cli.wording import duration, money, period
 from tests.cli.conftest import Kitaru
 
 
@@ -20,7 +22,9 @@ def damage(folder: Path) -> None:
     with sqlite3.connect(folder / "default.db") as connection:
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
             connection.execute(f'DROP TRIGGER "{name}"')
-        connection.execute("UPDATE events SET data = replace(data, X'61686F79', X'61686F7A') WHERE seq = 1")
+        connection.execute(
+            "UPDATE events SET data = CAST(replace(data, X'61686F79', X'61686F7A') AS BLOB) WHERE seq = 1"
+        )
     connection.close()
 
 
@@ -96,7 +100,7 @@ def test_the_version_is_printed(kitaru: Kitaru, arguments: list[str]) -> None:
     assert (done.code, done.out) == (0, f"kitaru {__version__}\n")
 
 
-# -- what all have in common --------------------------------------------------------------------------------------------
+# -- what all have in common ------------------------------------------------------------------------------------------
 
 COMMANDS = [
     "run", "resume", "retry", "cancel", "runs", "show", "events", "replay", "verify", "rebuild", "prune", "version",
@@ -122,7 +126,7 @@ def test_help_lists_the_commands(kitaru: Kitaru) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["rusn"], "Did you mean"), (["runs", "--jsn"], "--json"), (["show"], "RUN"), (["runs", "-n", "none"], "none")],
+    [(["rusn"], "Did you mean"), (["runs", "--jsn"], "--json"), (["show"], "RUN"), (["runs", "-n", "none"], "--limit")],
 )
 def test_wrong_usage_ends_with_2_and_points_to_help(kitaru: Kitaru, arguments: list[str], says: str) -> None:
     done = kitaru(*arguments)
@@ -174,6 +178,56 @@ def test_control_characters_are_stripped_and_nothing_else(text: str, shown: str)
 
 def test_one_line_stays_one_line() -> None:
     assert clean("a\n\tb\r\nc") == "a b c"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("environment", "colour", "coloured"),
+    [
+        ({"TERM": "xterm"}, None, True),
+        ({"TERM": "xterm"}, False, False),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, None, False),
+        ({"TERM": "xterm", "NO_COLOR": ""}, None, True),
+        ({"TERM": "dumb"}, None, False),
+    ],
+)
+def test_colours_are_for_terminals_that_want_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], colour: bool | None, coloured: bool
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    out = Output(colour=colour)
+    assert out.paint("word", "red") == ("\x1b[31mword\x1b[0m" if coloured else "word")
+    assert out.paint("word", "red", err=True) == "word"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0004, "0 ms"), (0.085, "85 ms"), (0.3, "0.3 s"), (9.94, "9.9 s"), (32, "32 s"), (300, "5 min"), (7200, "2 h")],
+)
+def test_durations_are_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [("0.0034", "$0.0034"), ("0.00001", "$0.0000"), ("12.5", "$12.50"), (None, "–"), ("", "–")],
+)
+def test_an_unknown_cost_is_never_nothing(amount: str | None, words: str) -> None:
+    assert money(amount) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200), ("30d", 2592000), ("1.5h", 5400)]
+)
+def test_periods_are_a_number_and_a_unit(text: str, seconds: float) -> None:
+    assert period(text, "--since") == seconds
 
 
 def test_columns_drop_from_the_right_and_never_wrap(kitaru: Kitaru, monkeypatch: pytest.MonkeyPatch) -> None:

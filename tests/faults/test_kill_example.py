@@ -1,4 +1,4 @@
-"""The example flow, killed after every single event of its log: what is recorded is kept, what was in flight is repeated."""
+"""The example flow, killed after every event of its log: what is recorded is kept, what was in flight is repeated."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def die():
 
 
 class Killing(SqliteStore):
-    '''Kills its process when the `after`-th event is on disk, or just before the `before`-th outcome is handed to it.'''
+    '''Kills its process when the `after`-th event is on disk, or just before the `before`-th outcome is appended.'''
 
     def __init__(self, url, after, before):
         super().__init__(url)
@@ -75,6 +75,9 @@ async def work(order):
     async with kitaru.Runtime(store, recover=False) as runtime:
         if order.get("resume"):
             handles = [await runtime.resume(run, FLOW) for run in order["runs"]]
+        elif order.get("replay"):
+            options = kitaru.ReplayOptions(run_id="fork", from_=("draft",))
+            handles = [(await runtime.replay(order["replay"], options, FLOW)).handle]
         else:
             handles = [await runtime.start(FLOW.options(run_id=run), *order["runs"][run]) for run in order["runs"]]
         for handle in handles:
@@ -182,7 +185,7 @@ def points(count: int, step: int) -> list[int]:
 async def killed_and_resumed(
     nursery: Nursery, server: StandInServer, url: str, whole: Whole, **kill: int
 ) -> tuple[list[AnyEvent], dict[str, int]]:
-    """Kill a run, check what is there, resume it, check the whole. Gives the log at the kill, and the requests in all."""
+    """Kill a run, look, resume it, look again. Gives the log at the kill, and the requests in all."""
     server.reset()
     assert nursery.run(store=url, runs={"r": [QUESTION]}, **kill) == -9
     before, shown = await looked_at(url)
@@ -261,6 +264,25 @@ async def test_killed_amid_eight_runs_that_share_batches_every_run_resumes_to_it
         assert calls <= server.counts.total <= calls + doubtful
 
 
+async def test_a_killed_replay_resumes_and_repeats_only_what_was_in_flight(
+    nursery: Nursery, server: StandInServer, whole: Whole, tmp_path: Path
+) -> None:
+    for point in range(1, 40, 1 if ALL else 8):
+        url = f"sqlite:///{tmp_path}/{point}.db"
+        assert nursery.run(store=url, runs={"r": [QUESTION]}) == 0
+        source, _ = await looked_at(url)
+        server.reset()
+        if nursery.run(store=url, runs={}, replay="r", after=point) == 0:
+            break
+        before, _ = await looked_at(url, "fork")
+        assert nursery.run(store=url, runs={"fork": []}, resume=True) == 0
+        after, done = await looked_at(url, "fork")
+        assert done.result == whole.result
+        assert completed(after) == {"draft", "critique", "final"}
+        assert 3 <= server.counts.total <= 3 + len(in_flight(before))
+        assert (await looked_at(url))[0] == source
+
+
 async def started(url: str) -> list[str]:
     async with Runtime(url, recover=False) as reader:
         return sorted(row.id for row in await reader.store.runs())
@@ -271,13 +293,15 @@ async def test_a_new_process_goes_on_within_a_second_of_the_kill(
 ) -> None:
     taken: list[float] = []
     worked: list[float] = []
+    new: list[AnyEvent] = []
     for attempt in range(3):
         url = f"sqlite:///{tmp_path}/{attempt}.db"
         assert nursery.run(store=url, runs={"r": [QUESTION]}, after=whole.events // 2) == -9
         before, _ = await looked_at(url)
         order = json.dumps({"store": url, "runs": {"r": []}, "resume": True})
         begun = time.time()
-        subprocess.run(
+        await asyncio.to_thread(
+            subprocess.run,
             [sys.executable, str(nursery.script), f"{EXAMPLE}:research_writer", order],
             env=nursery.environment,
             check=True,

@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from kitaru import Flow, Runtime
 from kitaru.store.events import AnyEvent, Boundary, CodeSeen, RunClaimed, RunParked
@@ -70,6 +70,13 @@ async def recorded(url: str, run: str) -> list[Recorded]:
         return await reader.events(run)
 
 
+async def until(condition: Callable[[], Awaitable[object]]) -> None:
+    """Wait until something that no event of this loop tells of has come to be so."""
+    async with asyncio.timeout(PATIENCE):
+        while not await condition():  # noqa: ASYNC110 - it happens in the store, or in another process
+            await asyncio.sleep(0.01)
+
+
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """The environment of a script: its own store and home, nobody's keys."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
@@ -127,7 +134,7 @@ class Script:
             assert self.process.returncode == code, errors
         return out.strip() if code == 0 else out + errors
 
-    def __enter__(self) -> Script:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

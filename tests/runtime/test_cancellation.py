@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 
@@ -11,9 +12,9 @@ import pytest
 import kitaru
 from kitaru import RunCancelledError, Runtime, checkpoint, flow
 from kitaru.store.events import CancelRequested, RunCancelled, RunFailed, StepCancelled, StepCompleted
-from tests.runtime.runs import PATIENCE, keys_of, log_of, of_type, resumed, stopped
+from tests.runtime.runs import PATIENCE, keys_of, log_of, of_type, resumed, stopped, until
 
-# -- by the flow --------------------------------------------------------------------------------------------------------
+# -- by the flow ------------------------------------------------------------------------------------------------------
 
 
 async def test_a_call_that_timed_out_is_recorded_as_given_up_before_what_follows(runtime: Runtime) -> None:
@@ -27,10 +28,8 @@ async def test_a_call_that_timed_out_is_recorded_as_given_up_before_what_follows
 
     @flow
     async def limited() -> str:
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(slow(), 0.05)
-        except TimeoutError:
-            pass
         return await after()
 
     assert await (await runtime.start(limited.options(run_id="r"))).result() == "after"
@@ -116,7 +115,7 @@ async def test_an_outcome_that_the_flow_gave_up_is_kept_but_never_handed_back(ru
     assert given_up.outcome is not None
 
 
-# -- of a run -----------------------------------------------------------------------------------------------------------
+# -- of a run ---------------------------------------------------------------------------------------------------------
 
 
 async def test_cancelling_a_run_cancels_it(runtime: Runtime) -> None:
@@ -170,11 +169,13 @@ async def test_cancelling_a_run_runs_its_cleanup_with_durable_steps(runtime: Run
 
 
 async def test_a_run_cancelled_twice_is_cancelled_once(runtime: Runtime) -> None:
-    reached, go, ran = asyncio.Event(), asyncio.Event(), []
+    reached, cleaning, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    ran: list[int] = []
 
     @checkpoint
     async def cleanup() -> None:
         ran.append(1)
+        cleaning.set()
         await go.wait()
 
     @flow
@@ -188,8 +189,7 @@ async def test_a_run_cancelled_twice_is_cancelled_once(runtime: Runtime) -> None
     handle = await runtime.start(waits)
     await reached.wait()
     await handle.cancel()
-    while not ran:
-        await asyncio.sleep(0)
+    await cleaning.wait()
     await handle.cancel()
     go.set()
     with pytest.raises(RunCancelledError):
@@ -232,9 +232,11 @@ async def test_cancelling_a_run_cancels_its_child(runtime: Runtime) -> None:
     await handle.cancel()
     with pytest.raises(RunCancelledError):
         await handle.result()
-    async with asyncio.timeout(PATIENCE):
-        while await runtime.store.runs(status=("running",)):
-            await asyncio.sleep(0.01)
+
+    async def all_ended() -> bool:
+        return not await runtime.store.runs(status=("running",))
+
+    await until(all_ended)
     assert {row.status for row in await runtime.store.runs()} == {"cancelled"}
     assert cleaned == ["child"]
 
@@ -343,9 +345,7 @@ async def test_a_cancel_that_met_finished_steps_is_resumed_where_it_struck(store
             assert set(done.values()) == {1}, done
 
 
-def _counting_flow(
-    reached: asyncio.Event, state: dict[str, bool]
-) -> tuple[list[str], kitaru.Flow[[], None]]:
+def _counting_flow(reached: asyncio.Event, state: dict[str, bool]) -> tuple[list[str], kitaru.Flow[[], None]]:
     ran: list[str] = []
 
     @checkpoint
@@ -431,7 +431,7 @@ async def test_a_flow_that_swallows_its_cancellation_completes(runtime: Runtime)
     assert await handle.result() == "finished anyway"
 
 
-# -- in the middle of an append -----------------------------------------------------------------------------------------
+# -- in the middle of an append ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pause", [*range(8), 0.0004, 0.0008, 0.0015, 0.003, 0.006, 0.01])
@@ -488,7 +488,7 @@ async def test_a_flow_that_raises_cancelled_error_of_its_own_fails(runtime: Runt
     assert len(await of_type(runtime, "r", RunFailed)) == 1
 
 
-async def test_a_cancelled_await_of_a_flow_parks_its_run(tmp_path: object) -> None:
+async def test_a_cancelled_await_of_a_flow_parks_its_run() -> None:
     reached = asyncio.Event()
 
     @flow
@@ -502,6 +502,8 @@ async def test_a_cancelled_await_of_a_flow_parks_its_run(tmp_path: object) -> No
     with pytest.raises(asyncio.CancelledError):
         await task
     store = kitaru.default_runtime().store
-    async with asyncio.timeout(PATIENCE):
-        while [row.status for row in await store.runs()] != ["parked"]:
-            await asyncio.sleep(0.01)
+
+    async def parked() -> bool:
+        return [row.status for row in await store.runs()] == ["parked"]
+
+    await until(parked)

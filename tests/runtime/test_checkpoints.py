@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -13,7 +14,7 @@ import pytest
 import kitaru
 from kitaru import EncodeError, Runtime, StepError, StepTimeoutError, UsageError, checkpoint, flow
 from kitaru.store.events import StepCompleted, StepFailed, StepStarted
-from tests.runtime.runs import PATIENCE, keys_of, of_type, resumed, stopped
+from tests.runtime.runs import PATIENCE, keys_of, of_type, resumed, stopped, until
 
 
 class Client:
@@ -24,7 +25,7 @@ class Client:
         self.asked: list[str] = []
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """An exception whose constructor wants more than its args hold."""
 
     def __init__(self, reason: str, *, code: int) -> None:
@@ -130,7 +131,7 @@ async def test_listed_delays_are_waited_and_the_last_one_repeats(runtime: Runtim
         return None
 
     await run_of(runtime, body)
-    waits = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    waits = [later - earlier for earlier, later in itertools.pairwise(at)]
     assert waits[0] < 0.14
     assert waits[1] >= 0.14
     assert waits[2] >= 0.14
@@ -175,10 +176,13 @@ async def test_attempts_of_a_process_that_died_count(store_url: str) -> None:
 def test_options_that_cannot_be_right_are_refused_where_they_are_written(wrong: Callable[[], object]) -> None:
     async def step(topic: str) -> None: ...
 
-    with pytest.raises(UsageError):
+    def decorate() -> None:
         made = wrong()
         assert callable(made)
         made(step)
+
+    with pytest.raises(UsageError):
+        decorate()
 
 
 def test_options_of_single_calls_are_checked_too() -> None:
@@ -187,7 +191,7 @@ def test_options_of_single_calls_are_checked_too() -> None:
 
     for wrong in ({"retries": -1}, {"timeout": 0.0}, {"backoff": -1.0}, {"name": "a>b"}):
         with pytest.raises(UsageError):
-            step.options(**wrong)  # type: ignore[arg-type]  # one keyword at a time
+            step.options(**wrong)
 
 
 # -- timeouts ---------------------------------------------------------------------------------------------------------
@@ -531,12 +535,12 @@ async def test_typed_outcomes_come_back_as_what_they_were_on_both_runs(store_url
 
 async def test_an_exception_is_rebuilt_alike_on_the_first_run_and_on_resume(store_url: str) -> None:
     reached, first_time = asyncio.Event(), True
-    seen: list[Refused] = []
+    seen: list[RefusedError] = []
     causes: list[BaseException | None] = []
 
     @checkpoint
     async def refuses() -> None:
-        error = Refused("no key", code=41)
+        error = RefusedError("no key", code=41)
         error.add_note("ask the admin")
         raise error
 
@@ -544,7 +548,7 @@ async def test_an_exception_is_rebuilt_alike_on_the_first_run_and_on_resume(stor
     async def body() -> None:
         try:
             await refuses()
-        except Refused as error:
+        except RefusedError as error:
             seen.append(error)
             causes.append(error.__cause__)
         if first_time:
@@ -559,7 +563,7 @@ async def test_an_exception_is_rebuilt_alike_on_the_first_run_and_on_resume(stor
         assert error.code == 41
         assert error.__notes__ == ["ask the admin"]
     # On the first run it is chained from the live one, with its traceback.
-    assert isinstance(causes[0], Refused)
+    assert isinstance(causes[0], RefusedError)
     assert causes[0].__traceback__ is not None
     assert causes[0] is not seen[0]
 
@@ -584,11 +588,11 @@ async def test_an_exception_of_an_unknown_class_becomes_a_step_error_on_the_firs
 
 async def test_the_failure_of_a_flow_is_the_same_to_its_starter_and_to_a_later_reader(runtime: Runtime) -> None:
     async def body() -> object:
-        raise Refused("no key", code=41)
+        raise RefusedError("no key", code=41)
 
-    with pytest.raises(Refused) as first:
+    with pytest.raises(RefusedError) as first:
         await run_of(runtime, body)
-    with pytest.raises(Refused) as later:
+    with pytest.raises(RefusedError) as later:
         await run_of(runtime, body)
     assert (str(first.value), first.value.code) == (str(later.value), later.value.code) == ("refused: no key", 41)
 
@@ -652,9 +656,7 @@ async def test_the_start_of_a_long_step_is_committed_while_it_runs(runtime: Runt
         return None
 
     running = asyncio.create_task(run_of(runtime, body))
-    async with asyncio.timeout(PATIENCE):
-        while not await keys_of(runtime, "r", StepStarted):
-            await asyncio.sleep(0.05)
+    await until(lambda: keys_of(runtime, "r", StepStarted))
     go.set()
     await running
     assert await keys_of(runtime, "r", StepCompleted) == ["long"]

@@ -9,7 +9,7 @@ import pytest
 import kitaru
 from kitaru import RunCancelledError, Runtime, checkpoint, flow
 from kitaru.store.events import ChildStarted, StepFailed
-from tests.runtime.runs import PATIENCE, of_type, resumed, stopped
+from tests.runtime.runs import PATIENCE, of_type, resumed, stopped, until
 
 
 @checkpoint
@@ -146,11 +146,13 @@ async def test_a_child_that_its_parent_gives_up_is_cancelled(runtime: Runtime) -
         return "in time"
 
     assert await (await runtime.start(outer.options(run_id="r"))).result() == "given up"
-    async with asyncio.timeout(PATIENCE):
-        await cleaned.wait()
-        (started,) = await of_type(runtime, "r", ChildStarted)
-        while (await runtime.store.run(started.child)).status != "cancelled":
-            await asyncio.sleep(0.01)
+    await asyncio.wait_for(cleaned.wait(), PATIENCE)
+    (started,) = await of_type(runtime, "r", ChildStarted)
+
+    async def cancelled() -> bool:
+        return (await runtime.store.run(started.child)).status == "cancelled"
+
+    await until(cancelled)
 
 
 async def test_a_child_given_up_while_it_starts_does_not_go_on_alone(runtime: Runtime) -> None:
@@ -171,9 +173,11 @@ async def test_a_child_given_up_while_it_starts_does_not_go_on_alone(runtime: Ru
             return "given up"
 
         assert await (await runtime.start(hasty, passes)).result() == "given up"
-    async with asyncio.timeout(PATIENCE):
-        while [row.id for row in await runtime.store.runs(status=("running",), limit=None)]:
-            await asyncio.sleep(0.01)
+
+    async def none_runs() -> bool:
+        return not await runtime.store.runs(status=("running",), limit=None)
+
+    await until(none_runs)
 
 
 async def test_two_levels_down_resumes_too(store_url: str) -> None:

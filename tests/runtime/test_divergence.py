@@ -54,7 +54,9 @@ def variant(tmp_path: Path) -> Variants:
 
     def make(body: str, hold: bool) -> ModuleType:
         path = tmp_path / "app.py"
-        path.write_text(HEAD + "\n@flow\nasync def writer():\n" + textwrap.indent(textwrap.dedent(body).strip(), "    "))
+        path.write_text(
+            HEAD + "\n@flow\nasync def writer():\n" + textwrap.indent(textwrap.dedent(body).strip(), "    ")
+        )
         spec = importlib.util.spec_from_file_location("kitaru_test_app", path)
         assert spec is not None
         assert spec.loader is not None
@@ -104,9 +106,7 @@ async def test_a_changed_input_shows_both_sides_and_the_line(store_url: str, var
 
 
 async def test_a_renamed_step_names_the_one_that_is_never_reached(store_url: str, variant: Variants) -> None:
-    message = await diverged(
-        store_url, variant, ORIGINAL, ORIGINAL.replace("search(", 'search.options(name="find")(')
-    )
+    message = await diverged(store_url, variant, ORIGINAL, ORIGINAL.replace("search(", 'search.options(name="find")('))
     assert "does not come to search" in message
     assert "find" in message
     assert "app.py:" in message

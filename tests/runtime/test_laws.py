@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import pytest
 
 from tests.runtime.laws.harness import Case, Player, check, check_resumed, lines_of, undisturbed
 from tests.runtime.laws.playing import Task
-from tests.runtime.laws.run import case_of, loops, main
+from tests.runtime.laws.run import case_of, loops
 from tests.runtime.laws.specs import BRANCHES, LEAVES, Node, kinds_of, spec_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -28,13 +27,7 @@ def player() -> Iterator[Player]:
 
 
 @pytest.mark.laws
-@pytest.mark.skipif(os.environ.get("KITARU_LAWS") != "all", reason="`make laws` runs them all")
-def test_every_random_flow_resumes_as_it_ran() -> None:
-    assert main(["--flows", "2000", "--kills", "3", "--seed", "1000000"]) == 0
-
-
-@pytest.mark.laws
-@pytest.mark.parametrize("seed", range(3000, 3090, 10))
+@pytest.mark.parametrize("seed", range(3000, 3030, 10))
 def test_random_flows_resume_as_they_ran(seed: int, tmp_path: Path, player: Player) -> None:
     for one in range(seed, seed + 10):
         check(case_of(one, 2), tmp_path / str(one), player)
@@ -43,14 +36,31 @@ def test_random_flows_resume_as_they_ran(seed: int, tmp_path: Path, player: Play
 # One flow for each thing that once broke the law, cut at every event.
 SMALL: dict[str, Node] = {
     "the outcomes of one turn wake their tasks in one order": ["gather", 1, [["seq", 2, [["step", 3, 1]] * 3]] * 4],
-    "a call that several tasks wait for runs once": ["seq", 0, [["step", 1, 1], ["shared", 2, 4, 0], ["shared", 3, 4, 0]]],
+    "a call that several tasks wait for runs once": [
+        "seq",
+        0,
+        [["step", 1, 1], ["shared", 2, 4, 0], ["shared", 3, 4, 0]],
+    ],
     "coroutines given to asyncio.as_completed": ["completed", 1, [["submit", 2, 1], ["step", 3, 1], ["fail", 4, 1]]],
     "a large outcome beside a small one": ["gather", 1, [["big", 2, 1], ["step", 3, 1], ["big", 4, 1], ["step", 5, 1]]],
-    "an outcome that the flow gives up before its turn": ["try", 1, [["group", 2, [["shared", 3, 3, 0], ["raise", 4, 1]]]]],
-    "a race whose losers are cancelled": ["hedge", 1, [["gather", 2, [["step", 3, 1]] * 3], ["never", 4, 1], ["step", 5, 1]]],
+    "an outcome that the flow gives up before its turn": [
+        "try",
+        1,
+        [["group", 2, [["shared", 3, 3, 0], ["raise", 4, 1]]]],
+    ],
+    "a race whose losers are cancelled": [
+        "hedge",
+        1,
+        [["gather", 2, [["step", 3, 1]] * 3], ["never", 4, 1], ["step", 5, 1]],
+    ],
     "a task that asks last": ["first", 1, [["big", 2, 1], ["submit", 3, 2]]],
+    "calls that wait for calls in a sync flow": ["thread", 0, [["handles", 1, 2], ["step", 2, 1], ["handles", 3, 2]]],
     "calls submitted by a sync flow": ["thread", 0, [["pool", 1, 4], ["submit", 2, 4], ["step", 3, 1]]],
-    "timeouts": ["gather", 0, [["waitfor", 1, 2, 0], ["waitfor", 2, 2, 3], ["waitfor", 3, 2, 4], ["ktimeout", 4, 2, 0]]],
+    "timeouts": [
+        "gather",
+        0,
+        [["waitfor", 1, 2, 0], ["waitfor", 2, 2, 3], ["waitfor", 3, 2, 4], ["ktimeout", 4, 2, 0]],
+    ],
     "a failure that nobody catches": ["gather", 0, [["step", 1, 1], ["seq", 2, [["step", 3, 1], ["raise", 4, 1]]]]],
 }
 
@@ -58,8 +68,8 @@ SMALL: dict[str, Node] = {
 @pytest.mark.laws
 @pytest.mark.parametrize("what", SMALL)
 def test_a_flow_resumes_from_every_event(what: str, tmp_path: Path, player: Player) -> None:
-    for seed, loop in enumerate(loops()):
-        check(Case(seed, 0, "asyncio", loop, SMALL[what], every=True), tmp_path / loop, player)
+    loop = loops()[len(what) % len(loops())]
+    check(Case(0, 0, "asyncio", loop, SMALL[what], every=True), tmp_path / loop, player)
 
 
 @pytest.mark.laws
@@ -80,7 +90,9 @@ def test_a_killed_process_leaves_a_log_that_resumes(seed: int, tmp_path: Path, p
 
 
 def test_a_seed_is_the_same_flow_in_every_process(tmp_path: Path) -> None:
-    code = "import json; from tests.runtime.laws.specs import spec_of; print(json.dumps([spec_of(n) for n in range(50)]))"
+    code = (
+        "import json; from tests.runtime.laws.specs import spec_of; print(json.dumps([spec_of(n) for n in range(50)]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
         env={"PYTHONHASHSEED": "99", "PYTHONPATH": "src:."},
@@ -90,4 +102,4 @@ def test_a_seed_is_the_same_flow_in_every_process(tmp_path: Path) -> None:
 
 def test_the_random_flows_hold_every_kind_of_concurrency() -> None:
     found = set().union(*(kinds_of(spec_of(seed)) for seed in range(1_000_000, 1_000_400)))
-    assert found >= {*LEAVES, *BRANCHES, "raise", "never", "pool", "thread"}
+    assert found >= {*LEAVES, *BRANCHES, "raise", "never", "pool", "handles", "thread"}

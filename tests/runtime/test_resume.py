@@ -209,7 +209,7 @@ async def test_plain_finally_code_runs_when_a_run_parks(store_url: str) -> None:
     assert closed == [True]
 
 
-# -- starting is idempotent ---------------------------------------------------------------------------------------------
+# -- starting is idempotent -------------------------------------------------------------------------------------------
 
 
 async def test_starting_a_live_id_again_gives_the_same_run(runtime: Runtime) -> None:
@@ -275,7 +275,7 @@ async def test_starting_an_id_with_other_inputs_is_refused(runtime: Runtime) -> 
         return topic
 
     await (await runtime.start(echo.options(run_id="r"), "tides")).result()
-    with pytest.raises(UsageError, match="other inputs.*tides"):
+    with pytest.raises(UsageError, match=r"other inputs.*tides"):
         await runtime.start(echo.options(run_id="r"), "waves")
 
 
@@ -384,7 +384,7 @@ async def test_two_runtimes_in_one_process_follow_each_others_runs(store_url: st
         assert await of_type(one, "r", RunClaimed) == []
 
 
-# -- small durable values -----------------------------------------------------------------------------------------------
+# -- small durable values ---------------------------------------------------------------------------------------------
 
 
 async def test_clock_and_chance_are_the_recorded_ones_after_a_resume(store_url: str) -> None:

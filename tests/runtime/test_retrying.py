@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 
 import pytest
@@ -127,10 +128,8 @@ async def test_a_failure_that_the_flow_handled_is_kept(runtime: Runtime) -> None
 
     @flow
     async def both() -> str:
-        try:
+        with contextlib.suppress(KeyError):
             await handled()
-        except KeyError:
-            pass
         return await fatal()
 
     handle = await runtime.start(both.options(run_id="r"))

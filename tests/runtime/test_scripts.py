@@ -11,7 +11,7 @@ from kitaru.errors import NotFoundError
 from kitaru.runtime import loader
 from tests.runtime.runs import Script, ran
 
-SCRIPT = '''
+SCRIPT = """
 import asyncio, sys
 import dataclasses
 import kitaru
@@ -58,7 +58,7 @@ async def writer(topic: str) -> Draft:
 
 if __name__ == "__main__":
     print(writer.options(run_id="r").run("tides").wait().text)
-'''
+"""
 
 RESUMER = """
 import asyncio, sys

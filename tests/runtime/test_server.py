@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.runtime.runs import PATIENCE, Script, ran
+from tests.runtime.runs import PATIENCE, Script, ran, until
 
 APP = """
 import asyncio, contextlib, os, socket, sys
@@ -80,6 +80,10 @@ async def statuses(client: httpx.AsyncClient) -> dict[str, str]:
     return found
 
 
+async def all_completed(client: httpx.AsyncClient) -> bool:
+    return set((await statuses(client)).values()) == {"completed"}
+
+
 async def test_a_hundred_runs_in_flight_outlive_a_kill_of_their_server(tmp_path: Path) -> None:
     port = free_port()
     limits = httpx.Limits(max_connections=RUNS + 10)
@@ -87,18 +91,18 @@ async def test_a_hundred_runs_in_flight_outlive_a_kill_of_their_server(tmp_path:
         with Script(tmp_path, APP, str(port)) as first:
             await asyncio.to_thread(first.until, "up")
             requests = [asyncio.create_task(client.post(f"/jobs/job{number}")) for number in range(RUNS)]
-            async with asyncio.timeout(PATIENCE):
-                while sum(line.endswith(":1") for line in ran(tmp_path / "ran.txt")) < RUNS:
-                    await asyncio.sleep(0.05)
+
+            async def all_in_flight() -> bool:
+                return sum(line.endswith(":1") for line in ran(tmp_path / "ran.txt")) == RUNS
+
+            await until(all_in_flight)
             first.kill()
             await asyncio.gather(*requests, return_exceptions=True)
         (tmp_path / "go").touch()
         with Script(tmp_path, APP, str(port)) as second:
             await asyncio.to_thread(second.until, "up")
             # Nobody asks for the runs again: the restarted server goes on with them by itself.
-            async with asyncio.timeout(PATIENCE):
-                while set((await statuses(client)).values()) != {"completed"}:
-                    await asyncio.sleep(0.05)
+            await until(lambda: all_completed(client))
             assert len(await statuses(client)) == RUNS
             answers = await asyncio.gather(*(client.post(f"/jobs/job{number}") for number in range(RUNS)))
             assert [answer.json()["result"] for answer in answers] == [f"job{number}=3" for number in range(RUNS)]
@@ -114,14 +118,13 @@ async def test_a_dropped_request_cancels_no_run(tmp_path: Path) -> None:
         with Script(tmp_path, APP, str(port)) as server:
             await asyncio.to_thread(server.until, "up")
             requests = [asyncio.create_task(client.post(f"/jobs/job{number}")) for number in range(10)]
-            async with asyncio.timeout(PATIENCE):
-                while not ran(tmp_path / "ran.txt"):
-                    await asyncio.sleep(0.005)
+
+            async def some_ran() -> bool:
+                return bool(ran(tmp_path / "ran.txt"))
+
+            await until(some_ran)
             for request in requests:
                 request.cancel()
             await asyncio.gather(*requests, return_exceptions=True)
             (tmp_path / "go").touch()
-            async with asyncio.timeout(PATIENCE):
-                while "running" in (await statuses(client)).values():
-                    await asyncio.sleep(0.05)
-            assert set((await statuses(client)).values()) == {"completed"}
+            await until(lambda: all_completed(client))

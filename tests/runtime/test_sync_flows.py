@@ -21,7 +21,7 @@ def double(number: int) -> int:
 
 @flow
 def doubled(number: int) -> int:
-    return double(double(number)).load()
+    return double(double(number).ref).load()
 
 
 def test_a_sync_flow_runs_from_a_script() -> None:
@@ -302,7 +302,7 @@ async def test_a_sync_checkpoint_of_an_async_flow_does_not_block_the_loop(runtim
 async def test_running_a_flow_from_async_code_by_run_gives_a_handle_to_await() -> None:
     handle = await asyncio.to_thread(doubled.run, 2)
     assert await handle.result() == 8
-    with pytest.raises(UsageError, match="await handle.result"):
+    with pytest.raises(UsageError, match=r"await handle\.result"):
         handle.wait()
 
 

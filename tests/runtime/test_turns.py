@@ -142,7 +142,7 @@ async def test_nothing_is_handed_over_while_a_task_runs() -> None:
     stop = False
 
     async def busy() -> None:
-        while not stop:
+        while not stop:  # noqa: ASYNC110  # it is to keep running
             await asyncio.sleep(0)
 
     run.task(busy())
@@ -377,7 +377,7 @@ async def nested(way: str) -> None:
 async def test_tasks_have_the_same_keys_however_they_interleave(way: str, runtime: Runtime) -> None:
     """The key and the inputs belong together: a key of another task would be taken for a changed call."""
     found = set()
-    for number in range(12):
+    for number in range(8):
         run = f"r{number}"
         await (await runtime.start(nested.options(run_id=run), way)).result()
         events = [recorded.event for recorded in await runtime.events(run)]

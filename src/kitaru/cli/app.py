@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ import typer
 from kitaru.cli import replay, runs, upkeep
 from kitaru.cli.failures import FAILED, INTERRUPTED, OK, USAGE, RunFailedError, exit_code_of
 from kitaru.cli.groups import APP
-from kitaru.cli.output import Output
+from kitaru.cli.output import Output, drop_stdout
 from kitaru.errors import KitaruError
 
 COMMANDS: Final = (runs, replay, upkeep)
@@ -46,7 +47,7 @@ def main() -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError:
-        _drop_stdout()
+        drop_stdout()
     if any(t is not threading.main_thread() and t.is_alive() and not t.daemon for t in threading.enumerate()):
         # A sync step cannot be stopped, and the interpreter would wait for it. All that counts is on disk.
         os._exit(code)
@@ -65,12 +66,8 @@ def run(arguments: Sequence[str]) -> int:
     flags = arguments[: list(arguments).index("--")] if "--" in arguments else arguments
     out = Output(as_json="--json" in flags, colour=False if "--no-color" in flags else None)
     try:
-        code = typer.main.get_command(APP).main(list(arguments), prog_name="kitaru", standalone_mode=False)
+        code = _command().main(list(arguments), prog_name="kitaru", standalone_mode=False)
         return code if isinstance(code, int) else OK
-    except BrokenPipeError:
-        # Whoever reads stdout has seen enough.
-        _drop_stdout()
-        return OK
     except KitaruError as error:
         _report(out, error)
         return exit_code_of(error)
@@ -92,6 +89,12 @@ def run(arguments: Sequence[str]) -> int:
         return FAILED
 
 
+@functools.cache
+def _command() -> Any:
+    """The whole command, put together once."""
+    return typer.main.get_command(APP)
+
+
 def _report(out: Output, error: KitaruError) -> None:
     if os.environ.get("KITARU_DEBUG") == "1":
         import traceback
@@ -99,8 +102,3 @@ def _report(out: Output, error: KitaruError) -> None:
         traceback.print_exception(error, file=out.err)
     details = {"run": error.run, **error.details} if isinstance(error, RunFailedError) else {}
     out.error(error.code, error.message, error.hint, **details)
-
-
-def _drop_stdout() -> None:
-    """Let what is still to be written to a closed stdout go nowhere, instead of failing at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Concatenate, Final, ParamSpec
 
 import typer
 
-from kitaru.cli.failures import EXIT_CODES
-from kitaru.cli.output import Output
+from kitaru.cli.failures import EXIT_CODES, OK
+from kitaru.cli.output import Output, drop_stdout
 
 P = ParamSpec("P")
 
@@ -64,7 +64,11 @@ def command(
             store, as_json, quiet, verbose, no_color = (given.pop(name) for name in _SHARED)
             out = Output(as_json=as_json, quiet=quiet, colour=False if no_color else None)
             configure_logging(out, verbose=verbose)
-            code = function(Context(out, store or None), **given)  # type: ignore[call-arg]  # what Typer parsed for it
+            try:
+                code = function(Context(out, store or None), **given)  # type: ignore[call-arg]  # what Typer parsed for it
+            except BrokenPipeError:
+                drop_stdout()  # whoever reads it has seen enough
+                code = OK
             raise typer.Exit(code)
 
         own = list(inspect.signature(function).parameters.values())[1:]

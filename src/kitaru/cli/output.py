@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -104,24 +105,26 @@ class Output:
     def note(self, text: str) -> None:
         """A line about what goes on; nothing under `--quiet` or `--json`."""
         if not (self.quiet or self.as_json):
-            _write(self.err, text)
+            self.always(text)
 
     def always(self, text: str) -> None:
         """A line on stderr that is not left out."""
-        _write(self.err, text)
+        # Nobody there to read it is no reason to stop a run.
+        with contextlib.suppress(OSError, ValueError):
+            _write(self.err, text)
 
     def error(self, code: str, message: str, hint: str | None, **more: object) -> None:
         """What went wrong, and what to do next."""
         if self.as_json:
             body = {"code": code, "message": message, "hint": hint, **more}
-            _write(self.err, self.json_text({"error": body}))
+            self.always(self.json_text({"error": body}))
             return
         head, *rest = clean_lines(message).splitlines() or [""]
-        _write(self.err, f"{self.paint('error:', 'red', err=True)} {head}")
+        self.always(f"{self.paint('error:', 'red', err=True)} {head}")
         for line in rest:
-            _write(self.err, line if line.startswith(" ") else f"  {line}")
+            self.always(line if line.startswith(" ") else f"  {line}")
         if hint:
-            _write(self.err, f"  {clean_lines(hint)}")
+            self.always(f"  {clean_lines(hint)}")
 
     # -- looks --------------------------------------------------------------------------------------------------------
 
@@ -144,7 +147,8 @@ class Output:
         if columns.isdecimal() and int(columns) > 0:
             return int(columns)
         try:
-            return os.get_terminal_size(self.out.fileno()).columns if self.out.isatty() else None
+            # Some terminals do not say how wide they are.
+            return os.get_terminal_size(self.out.fileno()).columns or None if self.out.isatty() else None
         except (OSError, ValueError):
             return None
 
@@ -195,3 +199,8 @@ def _write(stream: TextIO, text: str) -> None:
         text = text.encode(encoding, "backslashreplace").decode(encoding)
     stream.write(text + "\n")
     stream.flush()
+
+
+def drop_stdout() -> None:
+    """Let what is still to be written to a closed stdout go nowhere, instead of failing at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -68,12 +68,18 @@ def replay(
         list[str] | None,
         typer.Option("--model", metavar="A=B", help="Ask model B where a call names A; may be repeated."),
     ] = None,
+    registry: Annotated[
+        str,
+        typer.Option("--registry", metavar="current|source", help="Which models names stand for: today's, or RUN's."),
+    ] = "current",
     run_id: RunId = None,
 ) -> int:
     """Replay a run: reuse what still holds, execute what changed."""
     out = context.out
     if verify and dry_run:
         raise UsageError("--verify and --dry-run exclude each other", hint="Choose one.")
+    if registry not in ("current", "source"):
+        raise UsageError(f"--registry {registry!r} is not known", hint="It is current or source.")
     source = ""
 
     async def fork(runtime: Runtime) -> Fork:
@@ -95,6 +101,7 @@ def replay(
             dry_run=dry_run,
             allow_effects=tuple(allow_effects or ()),
             model=dict(parsed_pairs(model or [], "--model")),
+            registry=registry,
         )
 
     if dry_run:

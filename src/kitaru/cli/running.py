@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ from kitaru.cli.output import Output
 from kitaru.cli.progress import Progress
 from kitaru.cli.session import Interrupts, with_runtime
 from kitaru.cli.wording import duration
-from kitaru.errors import CredentialError, KitaruError
+from kitaru.errors import CredentialError, KitaruError, RunParkedError
 
 if TYPE_CHECKING:
     from kitaru.runtime.flow import Flow
@@ -39,20 +40,22 @@ def loaded(load: Callable[[], Flow[..., Any]], what: str) -> Flow[..., Any]:
         LoadError: The file raised; names its line.
         KitaruError: As `load` raises.
     """
+    from kitaru.runtime.shown import is_own
+
     try:
         return load()
     except KitaruError:
         raise
+    except SystemExit as error:
+        raise LoadError(
+            f"{what} ends the process while it is loaded: sys.exit({error.code!r})",
+            hint='Guard what only a script does: `if __name__ == "__main__":`.',
+        ) from error
     except SyntaxError as error:
         raise LoadError(f"{what} cannot be loaded: {error.msg}\n  at {error.filename}:{error.lineno}") from error
     except Exception as error:
-        frame = error.__traceback__
-        line = ""
-        while frame is not None:
-            file = frame.tb_frame.f_code.co_filename
-            if not file.startswith("<") and frame.tb_frame.f_globals.get("__name__", "").partition(".")[0] != "kitaru":
-                line = f"\n  at {render.short_path(file)}:{frame.tb_lineno}"
-            frame = frame.tb_next
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own(frame.filename)]
+        line = f"\n  at {render.short_path(own[-1].filename)}:{own[-1].lineno}  {own[-1].line}" if own else ""
         raise LoadError(f"{what} cannot be loaded: {type(error).__name__}: {error}{line}") from error
 
 
@@ -113,14 +116,16 @@ async def _wait(out: Output, progress: Progress, handle: RunHandle[Any], asked: 
                 if not (await asyncio.wait([parking], timeout=_SOON))[0]:
                     out.note("Waiting for what runs in a thread; Ctrl-C again ends at once.")
                 await parking
-                if await handle.status() in ("parked", "running"):
-                    return False
-                waiting = asyncio.create_task(handle.result())
-                await asyncio.wait([waiting])
-            else:
-                return False
+                # It may have come to its end just before, or have been stopped by something worse.
+                await handle.result()
+                return True
+            return False
         waiting.result()
         return True
+    except RunParkedError:
+        if asked.is_set():
+            return False
+        raise
     finally:
         for task in (telling, waiting, stopping):
             task.cancel()

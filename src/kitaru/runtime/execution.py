@@ -343,6 +343,7 @@ class Execution:
         waiter = Waiter(key, party, self.host.loop.create_future(), "live")
         waiter.execution = self
         # A turn of its own, so that a resume hands it over where it was handed over now.
+        self.turns.on_their_way += 1
         self.append([Overridden(1, now, key, outcome, work.kind, order)], turn=Turn.OWN, context=waiter)
         self.turns.rest(party)
         try:
@@ -394,6 +395,7 @@ class Execution:
             if self.leaving:
                 raise Suspended
             appended = True
+            self.turns.on_their_way += 1
             self.append([event], turn=Turn.SHARED, artifacts=artifacts, context=waiter)
             await waiter.future
         except asyncio.CancelledError:
@@ -475,15 +477,16 @@ class Execution:
         return call.work.decode_outcome(data)
 
     def _effect_inside(self, call: Call[Any], inside: Flight) -> Record | None:
-        """What the source of this replay holds of an effect inside a checkpoint that runs again; None where it may run."""
+        """What the source holds of an effect inside a checkpoint that this replay runs again; None where it may run."""
         record = self.history.effects.get(call.key)
         allowed = call.work.name in self.rules.allow_effects
-        if record is not None and not record.claimed and record.event.fingerprint == call.inputs.fingerprint:
-            if not (allowed and inside.key.partition(">")[0] in self.rules.forced):
-                self._claim(record)
-                if not record.own:
-                    self._record_reuse([record], {record.key: call.key}, Turn.NONE)
-                return record
+        asked_again = allowed and inside.key.partition(">")[0] in self.rules.forced
+        known = record is not None and not record.claimed and record.event.fingerprint == call.inputs.fingerprint
+        if record is not None and known and not asked_again:
+            self._claim(record)
+            if not record.own:
+                self._record_reuse([record], {record.key: call.key}, Turn.NONE)
+            return record
         if allowed:
             return None
         self.stop(self._refusal(call, record, Decision(Verdict.FORBID_EFFECT, "the checkpoint around it runs again")))
@@ -512,8 +515,8 @@ class Execution:
         flight.call.work.abandoned(flight)
 
     def _gave_up_waiting(self, call: Call[Any], record: Record | None) -> None:
-        """The flow gave up a call that had not started yet, or an outcome before its turn came. It is recorded: what the
-        flow did next must not wait, on the next resume, for a call that it had left behind."""
+        """The flow gave up a call that had not started yet, or an outcome before its turn came. That is recorded: on the
+        next resume, what the flow did next must not wait for a call that it had left behind."""
         if self.leaving or self.cancelling:
             return
         outcome: Blob | None = None
@@ -659,6 +662,7 @@ class Execution:
 
     def acknowledged(self, appends: Sequence[Append]) -> None:
         """The store's answers to this run's appends, in order."""
+        self.turns.on_their_way -= sum(bool(a.turn) and type(a.context) is Waiter for a in appends)
         if len(appends) == 1:
             append = appends[0]
             waiter = append.context

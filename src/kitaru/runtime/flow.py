@@ -49,7 +49,7 @@ class FlowWork(Work):
     def module(self) -> str:
         return self.function.__module__
 
-    @property
+    @functools.cached_property
     def ref(self) -> FlowRef:
         """Where the flow lives."""
         file = inspect.getsourcefile(self.function) or self.function.__code__.co_filename
@@ -160,7 +160,7 @@ class FlowWork(Work):
         inputs.data, inputs.fingerprint = self.encode_named(named)
 
     async def run(self, call: Call[Any]) -> object:
-        from kitaru.runtime.runtime import default_runtime
+        from kitaru.runtime.default import default_runtime
 
         flow: Flow[..., Any] = Flow(self)
         return await outermost(default_runtime().start(flow, *call.inputs.args, **call.inputs.kwargs))
@@ -169,7 +169,7 @@ class FlowWork(Work):
         if call.place is not None:
             wait_for(call)
             return
-        from kitaru.runtime.runtime import default_runtime
+        from kitaru.runtime.default import default_runtime
 
         try:
             flow: Flow[..., Any] = Flow(self)
@@ -261,13 +261,13 @@ class Flow(Generic[P, T]):
             EncodeError: An input cannot be recorded.
             StoreError: The run could not be recorded.
         """
-        from kitaru.runtime.runtime import default_runtime
+        from kitaru.runtime.default import default_runtime
 
         return await default_runtime().start(self, *args, **kwargs)
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
         """Start a run in the default runtime, on its background loop; raises as `start` does."""
-        from kitaru.runtime.runtime import default_runtime
+        from kitaru.runtime.default import default_runtime
 
         return default_runtime().run(self, *args, **kwargs)
 

@@ -13,7 +13,8 @@ import msgspec
 from kitaru.errors import AmbiguousError, NotFoundError, ReplayError, RunExistsError, UsageError
 from kitaru.runtime import history as histories
 from kitaru.runtime import loader
-from kitaru.runtime.history import PYTHON, History
+from kitaru.runtime.blobs import blob_of
+from kitaru.runtime.history import PYTHON, History, kitaru_version
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.models import current_registry
 from kitaru.runtime.replay import Record, Rules
@@ -27,7 +28,6 @@ from kitaru.store.events import (
     FlowRef,
     Origin,
     Parent,
-    Ref,
     RunCancelled,
     RunCompleted,
     RunFailed,
@@ -82,7 +82,8 @@ class ReplayOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Fork(msgspec.Struct):
     """A replay under way, or, for `--dry-run` and `--verify`, one that leaves no run behind.
 
-    `would_run` are the keys that a dry run would execute, and why; `not_reached` those of the source that it did not come to.
+    `would_run` are the keys that a dry run would execute, and why; `not_reached` those of the source that it did not
+    come to.
     """
 
     source: str
@@ -148,11 +149,11 @@ def opening(
 ) -> tuple[list[AnyEvent], dict[bytes, bytes]]:
     """The first transaction of a fork: what it is told, and copies of all that it may reuse."""
     now = time.time()
-    inputs, artifacts = _blob(data)
-    snapshot, more = _blob(registry)
+    inputs, artifacts = blob_of(data)
+    snapshot, more = blob_of(registry)
     rules = msgspec.structs.replace(rules, pythons=frozenset(source.pythons))
     started = RunStarted(
-        v=1, at=now, flow=flow, inputs=inputs, fingerprint=fingerprint, kitaru=_version(), python=PYTHON, parent=parent,
+        v=1, at=now, flow=flow, inputs=inputs, fingerprint=fingerprint, kitaru=kitaru_version(), python=PYTHON, parent=parent,
         origin=Origin(source.run, events[-1].seq if events else 0, msgspec.msgpack.encode(rules)), registry=snapshot,
     )  # fmt: skip
     first: list[AnyEvent] = [started]
@@ -218,7 +219,7 @@ async def fork_child(
         return None
 
 
-# -- what the options mean ----------------------------------------------------------------------------------------------
+# -- what the options mean ---------------------------------------------------------------------------------------------
 
 
 def _rules(source: History, options: ReplayOptions) -> Rules:
@@ -294,7 +295,7 @@ async def _inputs(runtime: Runtime, source: History, flow: Flow[..., Any], optio
     return work.encode_named(named)[0] if options.inputs else data
 
 
-# -- replays that leave nothing behind ----------------------------------------------------------------------------------
+# -- replays that leave nothing behind ---------------------------------------------------------------------------------
 
 
 async def _unrecorded(
@@ -336,7 +337,7 @@ async def _unrecorded(
     return fork
 
 
-async def verified(runtime: Runtime, fork: Fork) -> object:
+async def verified(runtime: Runtime, fork: Fork) -> object:  # noqa: ARG001  callers name where, as they do elsewhere
     """The result of a `--verify` replay whose every boundary was reused.
 
     Raises:
@@ -352,18 +353,3 @@ async def verified(runtime: Runtime, fork: Fork) -> object:
             hint="The code around its boundaries changed; `kitaru replay` without --verify lists them as dropped.",
         )
     return result
-
-
-def _blob(data: bytes) -> tuple[Blob, dict[bytes, bytes]]:
-    from kitaru.runtime.execution import INLINE_LIMIT
-
-    if len(data) <= INLINE_LIMIT:
-        return data, {}
-    digest = codec.content_digest(data)
-    return Ref(digest, len(data)), {digest: data}
-
-
-def _version() -> str:
-    from kitaru import __version__
-
-    return __version__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _BOUNDARY = msgspec.msgpack.Decoder(BoundaryEvent)
 _RULES = msgspec.msgpack.Decoder(Rules)
-PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
 
 
 class History:
@@ -52,6 +52,8 @@ class History:
         self.order = 0
         self.codes: dict[bytes, Blob] = {}
         self.overridden: set[str] = set()
+        self.reused: dict[str, str] = {}
+        """Boundaries of a replay that were reused, and the keys that they moved from."""
         self.dropped: set[str] = set()
         """Keys whose outcomes a retry dropped, and that have none yet."""
         self.effects: dict[str, Record] = {}
@@ -163,6 +165,7 @@ def _take(
             history._children.setdefault(attempt, []).append(record)
             return
         history.records[event.key] = record
+        history.reused[event.key] = event.moved_from
         if turn:
             turns.setdefault(turn, []).append(event.key)
     elif isinstance(event, Copied):
@@ -227,8 +230,10 @@ def _take_boundary(history: History, seq: int, turn: int, event: BoundaryEvent |
     elif before is not None:
         record.attempts = before.attempts
     history.records[key] = record
+    history.reused.pop(key, None)
     if state != "started":
         history.dropped.discard(key)
+
 
 def _attempt_around(key: str) -> str:
     """The attempt of a checkpoint that a boundary is in; empty for one of the flow's own."""
@@ -258,6 +263,13 @@ def _add_copies(history: History, copies: dict[int, Copied], reused: set[int]) -
             turns.setdefault(copied.turn, []).append(event.key)
     for number in sorted(turns):
         history.turns.append(RecordedTurn(number, turns[number], strict=False))
+
+
+def kitaru_version() -> str:
+    """This Kitaru's version."""
+    from kitaru import __version__
+
+    return __version__
 
 
 def shown(blob: Blob) -> str:

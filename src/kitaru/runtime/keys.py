@@ -88,7 +88,7 @@ def valid_name(name: str) -> str:
 
 @contextmanager
 def scope(name: str) -> Iterator[None]:
-    """Give the boundaries called inside a prefix of their own, so that others of the same name do not move their ordinals.
+    """Give the boundaries called inside a prefix of their own: others of the same name do not move their ordinals.
 
     Raises:
         UsageError: Called outside a flow, or the name cannot stand in a key.
@@ -164,8 +164,8 @@ def _place_of(coro: object, parent: Place) -> Place:
 
 
 def _given_to_as_completed() -> Sequence[object]:
-    # asyncio.as_completed makes a set of what it is given, whose order is that of addresses in memory, and only then its
-    # tasks. What it was given stands in its frame; a set or a used-up iterator has no order to find there.
+    # asyncio.as_completed makes a set of what it is given, whose order is that of addresses in memory, and then tasks.
+    # What it was given stands in its frame; a set or a used-up iterator has no order to find there.
     frame: FrameType | None = sys._getframe(3)
     while frame is not None and frame.f_code.co_filename in _ASYNCIO:
         code = frame.f_code
@@ -177,7 +177,7 @@ def _given_to_as_completed() -> Sequence[object]:
 
 
 def _as_completed_codes() -> dict[CodeType, int]:
-    """The code in which `asyncio.as_completed` makes its tasks, and the position of the parameter that it makes them of."""
+    """The code in which `asyncio.as_completed` makes its tasks, and the position of the parameter with their work."""
     iterator: type | None = getattr(asyncio.tasks, "_AsCompletedIterator", None)
     found = {asyncio.as_completed.__code__: 0}
     if iterator is not None:

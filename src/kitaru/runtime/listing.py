@@ -125,7 +125,7 @@ async def _note(runtime: Runtime, row: RunRow, events: list[Recorded], short: st
         parts.append(f"kitaru resume {short}")
     elif row.note:
         parts.append(row.note)
-    return "  ".join(parts)
+    return "; ".join(parts)
 
 
 async def _short(runtime: Runtime, run: str) -> str:

@@ -173,7 +173,7 @@ class LlmWork(Work):
         if call.place is not None:
             wait_for(call)
             return
-        from kitaru.runtime.runtime import default_runtime
+        from kitaru.runtime.default import default_runtime
 
         try:
             call.settle(default_runtime().background(one_call(self)).result())
@@ -269,8 +269,8 @@ def _reply(call: ModelCall, sent: SentCall) -> Reply:
 
 async def one_call(work: LlmWork) -> object:
     """A model call outside any flow: a run of its own, so that it is tracked too."""
+    from kitaru.runtime.default import default_runtime
     from kitaru.runtime.flow import Flow, FlowWork
-    from kitaru.runtime.runtime import default_runtime
 
     async def llm() -> object:
         return await work.again()
@@ -395,7 +395,7 @@ def _in_sync_code() -> bool:
 
 
 def _warn_of_stray(call: Call[Any]) -> None:
-    from kitaru.runtime.runtime import any_run_is_live
+    from kitaru.runtime.default import any_run_is_live
 
     if threading.current_thread() is not threading.main_thread() and any_run_is_live():
         warnings.warn(

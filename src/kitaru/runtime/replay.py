@@ -94,6 +94,8 @@ class Asked(NamedTuple):
 
 
 class Verdict(enum.Enum):
+    """What to do at a boundary."""
+
     REUSE = "reuse"
     EXECUTE = "execute"
     OVERRIDE = "override"
@@ -105,6 +107,8 @@ class Verdict(enum.Enum):
 
 
 class Decision(NamedTuple):
+    """What to do at a boundary, and why where it is not to be reused."""
+
     verdict: Verdict
     why: str = ""
 

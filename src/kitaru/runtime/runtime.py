@@ -1,9 +1,8 @@
-"""A runtime: a store, the runs of this process in it, and their recovery. Also the default runtime."""
+"""A runtime: a store, the runs of this process in it, and their recovery."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
 import threading
 import time
@@ -24,25 +23,26 @@ from kitaru.errors import (
 )
 from kitaru.runtime import history as histories
 from kitaru.runtime import loader
-from kitaru.runtime.execution import INLINE_LIMIT, Execution
+from kitaru.runtime.background import BackgroundLoop
+from kitaru.runtime.blobs import blob_of
+from kitaru.runtime.execution import Execution
 from kitaru.runtime.flow import Flow, FlowWork, child_id
 from kitaru.runtime.fork import Fork, ReplayOptions, fork_child, replay
 from kitaru.runtime.handle import RunHandle, left
-from kitaru.runtime.history import PYTHON, History
+from kitaru.runtime.history import PYTHON, History, kitaru_version
 from kitaru.runtime.host import Host, submit
 from kitaru.runtime.keys import here
 from kitaru.runtime.log import log
 from kitaru.runtime.models import current_registry
 from kitaru.runtime.retrying import dropped_by_retry
+from kitaru.runtime.stores import store_at
 from kitaru.runtime.work import Unresolved
-from kitaru.store import codec
 from kitaru.store.events import (
     FINISHED,
     AnyEvent,
     Blob,
     CancelRequested,
     Parent,
-    Ref,
     RunCancelled,
     RunRetried,
     RunStarted,
@@ -87,7 +87,7 @@ class Runtime:
         replay_grace: float = 1.0,
         patience: float = 10.0,
     ) -> None:
-        self.store: Store = _store(store, durability, lease) if store is None or isinstance(store, str) else store
+        self.store: Store = store_at(store, durability, lease) if store is None or isinstance(store, str) else store
         self.replay_grace = replay_grace
         self.patience = patience
         self._recover = recover
@@ -124,7 +124,7 @@ class Runtime:
             StoreError: It cannot be opened.
             ForkedProcessError: In a forked child of the process that made the runtime.
         """
-        self._refuse_fork()
+        self.refuse_fork()
         with self._lock:
             first = self._opened is None
             if self._opened is None:
@@ -169,7 +169,21 @@ class Runtime:
         if self._opened is not None:
             await self.store.close()
 
-    async def close_from_background(self) -> None:
+    @property
+    def live(self) -> bool:
+        """Whether it has runs in memory."""
+        return bool(self._executions)
+
+    def close_at_exit(self) -> None:
+        """Park the runs of the background loop and close the store, as the process ends.
+
+        Raises:
+            TimeoutError: It took longer than `patience`.
+        """
+        if self._pid == os.getpid() and self._background is not None:
+            self.background(self._close_from_background()).result(timeout=self.patience)
+
+    async def _close_from_background(self) -> None:
         """Park the runs of the background loop, which this is called on, and leave the rest to the end of the process."""
         host = self._hosts.get(asyncio.get_running_loop())
         if host is not None:
@@ -178,7 +192,7 @@ class Runtime:
 
     def host(self) -> Host:
         """What this runtime keeps for the running event loop."""
-        self._refuse_fork()
+        self.refuse_fork()
         loop = asyncio.get_running_loop()
         host = self._hosts.get(loop)
         if host is None:
@@ -197,7 +211,7 @@ class Runtime:
 
     def background(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the runtime's background loop, from sync code."""
-        self._refuse_fork()
+        self.refuse_fork()
         with self._lock:
             if self._background is None:
                 self._background = BackgroundLoop()
@@ -211,7 +225,8 @@ class Runtime:
         # An empty context: what is started there is no part of the run that this code may stand in.
         return Context().run(asyncio.run_coroutine_threadsafe, work, loop)
 
-    def _refuse_fork(self) -> None:
+    def refuse_fork(self) -> None:
+        """Raise `ForkedProcessError` in a forked child of the process that made it."""
         if os.getpid() != self._pid:
             raise ForkedProcessError(
                 f"process {os.getpid()} uses a runtime that its parent {self._pid} opened",
@@ -259,11 +274,11 @@ class Runtime:
     ) -> RunHandle[Any]:
         await self.open()
         host = self.host()
-        blob, artifacts = _blob(data)
+        blob, artifacts = blob_of(data)
         models = current_registry()
-        registry, more = _blob(models)
+        registry, more = blob_of(models)
         started = RunStarted(
-            v=1, at=time.time(), flow=work.ref, inputs=blob, fingerprint=fingerprint, kitaru=_version(), python=PYTHON,
+            v=1, at=time.time(), flow=work.ref, inputs=blob, fingerprint=fingerprint, kitaru=kitaru_version(), python=PYTHON,
             parent=parent, registry=registry,
         )  # fmt: skip
         append = Append(run, 0, [started], host.sink, artifacts={**artifacts, **more}, new=True)
@@ -478,11 +493,11 @@ class Runtime:
             if forked is not None:
                 return forked
         if flight.key in parent.history.dropped:
+            # The parent is retried because of this child.
             parent.history.dropped.discard(flight.key)
-            if await self.store.events(run, limit=1):
-                if (await self.store.run(run)).status in ("failed", "cancelled"):
-                    # The parent is retried because of this child.
-                    await self._drop_failures(run)
+            known = await self.store.events(run, limit=1)
+            if known and (await self.store.run(run)).status in ("failed", "cancelled"):
+                await self._drop_failures(run)
         return await self._start(work, run, flight.data, flight.fingerprint, parent=Parent(parent.run, flight.key))
 
     def cancel_child(self, flight: Flight) -> None:
@@ -517,101 +532,12 @@ class Runtime:
         return events[0].event
 
 
-class BackgroundLoop:
-    """An event loop in a thread, for sync code."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._main, name="kitaru background loop", daemon=True)
-        self._thread.start()
-
-    def _main(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
-        self.loop.close()
-
-    def stop(self) -> None:
-        """Stop the loop; its thread ends."""
-        self.loop.call_soon_threadsafe(self.loop.stop)
-
-
-_defaults: dict[str, Runtime] = {}
-_defaults_lock = threading.Lock()
-
-
-def default_runtime() -> Runtime:
-    """The runtime behind module-level calls: one a process and store (`KITARU_STORE`).
-
-    Raises:
-        ForkedProcessError: In a forked child of a process that used it.
-    """
-    url = default_store()
-    with _defaults_lock:
-        runtime = _defaults.get(url)
-        if runtime is None:
-            runtime = _defaults[url] = Runtime(url)
-            if len(_defaults) == 1:
-                atexit.register(_close_defaults)
-    runtime._refuse_fork()
-    return runtime
-
-
-def any_run_is_live() -> bool:
-    """Whether a default runtime has runs in memory."""
-    return any(runtime._executions for runtime in _defaults.values())
-
-
-def default_store() -> str:
-    """The URL of the default store."""
-    url = os.environ.get("KITARU_STORE", "").strip()
-    if url:
-        return url
-    from pathlib import Path
-
-    home = os.environ.get("KITARU_HOME", "").strip()
-    if not home:
-        from platformdirs import user_data_dir
-
-        home = user_data_dir("kitaru", appauthor=False)
-    return f"sqlite:///{Path(home).expanduser().resolve()}/kitaru.db"
-
-
-def _close_defaults() -> None:
-    for runtime in list(_defaults.values()):
-        if runtime._pid == os.getpid() and runtime._background is not None:
-            try:
-                runtime.background(runtime.close_from_background()).result(timeout=runtime.patience)
-            except (TimeoutError, KitaruError):
-                continue
-
-
 async def _encoded(work: FlowWork, named: dict[str, Any]) -> tuple[bytes, bytes]:
     while True:
         try:
             return work.encode_named(named)
         except Unresolved as handle:
             await handle.call
-
-
-def _store(url: str | None, durability: str, lease: float) -> Store:
-    from kitaru.store.sqlite import SqliteStore
-
-    if durability not in ("full", "process"):
-        raise UsageError(f"durability {durability!r}", hint="It is 'full' or 'process'.")
-    return SqliteStore(url or default_store(), durability="full" if durability == "full" else "process", lease=lease)
-
-
-def _blob(data: bytes) -> tuple[Blob, dict[bytes, bytes]]:
-    if len(data) <= INLINE_LIMIT:
-        return data, {}
-    digest = codec.content_digest(data)
-    return Ref(digest, len(data)), {digest: data}
-
-
-def _version() -> str:
-    from kitaru import __version__
-
-    return __version__
 
 
 async def _drained(host: Host) -> None:

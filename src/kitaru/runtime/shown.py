@@ -60,10 +60,14 @@ async def failure_of(runtime: Runtime, blob: Blob) -> Failure:
 def _own_line(text: str) -> re.Match[str] | None:
     last = None
     for frame in _FRAME.finditer(text):
-        file = frame["file"]
-        if not file.startswith((_PACKAGE, "<")) and "site-packages" not in file and f"{_STDLIB}/" not in file:
+        if is_own(frame["file"]):
             last = frame
     return last
+
+
+def is_own(file: str) -> bool:
+    """Whether a file is the project's, and not of an installed package, of Python itself, or of Kitaru."""
+    return not file.startswith((_PACKAGE, "<", f"{_STDLIB}/")) and "site-packages" not in file
 
 
 async def traceback_of(runtime: Runtime, blob: Blob) -> str:

@@ -61,8 +61,8 @@ class FlowThread(WaitingThread):
 
     @property
     def _fut_waiter(self) -> asyncio.Future[object] | None:
-        """What the task that works for this thread waits for, under the name that tasks have for it: between boundaries the
-        thread is waiting while that task is, as where one call waits for another."""
+        """What the task that works for this thread waits for, under the name that tasks have for it: away from
+        boundaries the thread is waiting while that task is, as where one call waits for another."""
         waiter: asyncio.Future[object] | None = getattr(self.driver, "_fut_waiter", None)
         return waiter
 

@@ -1,8 +1,8 @@
 """Handing outcomes to a flow, in an order that a resume can repeat.
 
 Outcomes that became durable in one batch form a turn and are handed over together, and only when the run is *settled*:
-every one of its tasks waits on a future that is not done, seen over `PASSES` passes of the loop. On resume and replay the
-recorded turns are handed back one by one, when the run is settled and all of the turn has been asked for; nothing
+every one of its tasks waits on a future that is not done, seen over `PASSES` passes of the loop. On resume and replay
+the recorded turns are handed back one by one, when the run is settled and all of the turn has been asked for; nothing
 live starts, and no live outcome is handed over, before the recorded turns are through. So whatever the flow builds from
 the order of its outcomes (`as_completed`, races, hedged calls) comes out as it did.
 """
@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 PASSES: Final = 3
-"""Loop passes over which a run must be seen waiting. A finished task wakes what waits on it one pass later, and what waits
-on that (an outer gather, `as_completed`) one pass after; no task is seen running in between."""
+"""Loop passes over which a run must be seen waiting. A finished task wakes what waits on it one pass later, and what
+waits on that (an outer gather, `as_completed`) one pass after; no task is seen running in between."""
 
 
 class Waiter:
@@ -44,7 +44,7 @@ class RecordedTurn:
     def __init__(self, number: int, keys: Iterable[str], *, strict: bool) -> None:
         self.number = number
         self.overdue = False
-        """Whether the grace for it is over: what comes meanwhile goes ahead of it, without waiting once more each time."""
+        """Whether the grace for it is over: what comes meanwhile goes ahead of it, and does not wait once more."""
         self.keys = dict.fromkeys(keys)
         """In the order of the log, in which they were handed over."""
         self.strict = strict
@@ -78,6 +78,8 @@ class Turns:
         self._resting: dict[asyncio.Task[Any], int] = {}
         """Tasks at a boundary, and how often they had been cancelled when they came there."""
         self.recorded: deque[RecordedTurn] = deque()
+        self.on_their_way = 0
+        """Live outcomes that were given to the store and are not durable yet."""
         self._listener = listener
         self._grace = grace
         self._asked: dict[str, Waiter] = {}
@@ -92,11 +94,13 @@ class Turns:
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def take_alone(self, key: str) -> bool:
-        """Hand `key` back to the running code at once, without a pass of the loop, where that is certain to be its turn:
+        """Hand `key` back to the running code at once, without a pass of the loop, where it is certain to be its turn:
         nothing else of the run is awake, nothing waits, and it is all of the next turn."""
         recorded = self.recorded
         keys = recorded[0].keys
         if len(keys) != 1 or key not in keys or self._asked or self._held or self._ready:
+            return False
+        if self.on_their_way and not recorded[0].strict:
             return False
         if len(self.open) != 1:
             self._purge()
@@ -107,7 +111,7 @@ class Turns:
 
     def hand_at_once(self, waiter: Waiter) -> bool:
         """Hand over a live outcome that is a turn of its own, where the whole run is at boundaries."""
-        if self.open or self.recorded or self._ready or self._held or self._asked or not self._waiting():
+        if self.open or self.recorded or self._ready or self._held or self._asked or self._leaving():
             return False
         self._hand([waiter])
         return True
@@ -117,7 +121,7 @@ class Turns:
         waiter = Waiter(key, party, self.loop.create_future(), "recorded")
         self._asked[key] = waiter
         self._settle_down(party)
-        # Not at once: who asks would find its outcome there and run on, ahead of those that were handed theirs before it.
+        # Not at once: who asks would find its outcome there and run on, ahead of others that were handed theirs first.
         self._soon()
         return waiter
 
@@ -209,6 +213,9 @@ class Turns:
             if self.open and self._quiet < PASSES:
                 self._quiet += 1
                 return self._soon()
+            if self._leaving():
+                self._quiet = 0
+                return self._soon()
             if not self._step():
                 return None
         return None
@@ -217,6 +224,12 @@ class Turns:
         self._through()
         if self.recorded:
             turn = self.recorded[0]
+            if not turn.strict and (self._ready or self.on_their_way):
+                # The log has these before what a replay takes up now, and a resume of it will hand them over first.
+                if not self._ready:
+                    return False
+                self._hand(self._ready.popleft())
+                return True
             if turn.keys.keys() <= self._asked.keys():
                 self._disarm()
                 self.recorded.popleft()
@@ -285,13 +298,16 @@ class Turns:
             waiter = getattr(party, "_fut_waiter", None)
             if waiter is None or waiter.done():
                 return False
+        return True
+
+    def _leaving(self) -> bool:
+        """Whether a task at a boundary has been cancelled, and leaves it as soon as the loop comes to it."""
         for task, before in self._resting.items():
             if task.cancelling() > before:
-                # It leaves its boundary as soon as the loop comes to it, if what it does there lets it.
                 waiter = getattr(task, "_fut_waiter", None)
                 if waiter is None or waiter.done():
-                    return False
-        return True
+                    return True
+        return False
 
     def _soon(self) -> None:
         if not self._scheduled:

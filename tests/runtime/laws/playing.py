@@ -74,17 +74,15 @@ async def _play(task: Task) -> Played:
             handle = await runtime.resume(RUN, flow)
         else:
             handle = await runtime.start(flow, json.dumps(task.spec), 1)
-        execution = runtime._executions.get(RUN)
-        try:
-            async with asyncio.timeout(HANG) as limit:
-                played.result = await handle.result()
-        except TimeoutError:
-            if not limit.expired():
-                raise
+        waiting = asyncio.ensure_future(handle.result())
+        await asyncio.wait([waiting], timeout=HANG)
+        if not waiting.done():
             played.hang = "; ".join(stuck(one) for one in runtime._executions.values()) or "nothing in memory"
-            del execution
-        except Exception as error:
+            waiting.cancel()
+        elif error := waiting.exception():
             played.error = f"{type(error).__name__}: {error}"
+        else:
+            played.result = waiting.result()
     return played
 
 
@@ -93,8 +91,8 @@ def stuck(execution: Execution) -> str:
     turns = execution.turns
     recorded = [(turn.number, sorted(turn.keys)) for turn in list(turns.recorded)[:2]]
     return (
-        f"{execution.run}: open {len(turns.open)}, asked {sorted(turns.asked_keys())}, waiting {sorted(turns.waiting())}, "
-        f"recorded {recorded}, flights {sorted(execution._flights)}"
+        f"{execution.run}: open {len(turns.open)}, asked {sorted(turns.asked_keys())}, "
+        f"waiting {sorted(turns.waiting())}, recorded {recorded}, flights {sorted(execution._flights)}"
     )
 
 

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.runtime.laws.harness import Broken, Case, Player, check
+from tests.runtime.laws.harness import BrokenLawError, Case, Player, check
 from tests.runtime.laws.specs import Node, kinds_of, smaller, spec_of
 
 
@@ -40,7 +40,7 @@ def breaks(case: Case, folder: Path, player: Player, tries: int) -> str:
     for number in range(tries):
         try:
             check(case._replace(seed=case.seed + number * 1_000_003), folder, player)
-        except Broken as broken:
+        except BrokenLawError as broken:
             return str(broken)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -71,12 +71,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None, help="the first flow's seed; one seed, one flow")
     parser.add_argument("--hash-seed", type=int, default=4242, help="PYTHONHASHSEED of the resuming process")
     parser.add_argument("--shrink", type=float, default=0.0, help="seconds to look for a smaller flow that fails")
-    parser.add_argument("--spec", default="", help="play this spec (JSON) instead, with --flows seeds, cut at every event")
+    parser.add_argument(
+        "--spec", default="", help="play this spec (JSON) instead, with --flows seeds, cut at every event"
+    )
     parser.add_argument("--show", action="store_true", help="print the spec of each flow")
     parser.add_argument("--most", type=int, default=10, help="stop after this many failures")
     options = parser.parse_args(arguments)
     first = options.seed if options.seed is not None else int(time.time()) % 1_000_000 * 1000
-    print(f"flows {first} to {first + options.flows - 1}, on {', '.join(loops())}, Python {sys.version.split()[0]}", flush=True)
+    print(
+        f"flows {first} to {first + options.flows - 1}, on {', '.join(loops())}, Python {sys.version.split()[0]}",
+        flush=True,
+    )
     base = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="kitaru-laws-", dir=base))
     player = Player(options.hash_seed)
@@ -92,11 +97,14 @@ def main(arguments: list[str] | None = None) -> int:
                 print(seed, json.dumps(spec), flush=True)
             try:
                 resumes += check(case, folder / str(seed), player)
-            except Broken as broken:
+            except BrokenLawError as broken:
                 failed += 1
                 print(f"seed {seed} ({case.first_loop}, resumed on {case.loop}): {broken}")
                 print(f"  kinds: {', '.join(sorted(kinds_of(spec)))}")
-                print(f"  again: python -m tests.runtime.laws.run --flows 1 --kills {options.kills} --seed {seed}", flush=True)
+                print(
+                    f"  again: python -m tests.runtime.laws.run --flows 1 --kills {options.kills} --seed {seed}",
+                    flush=True,
+                )
                 if options.shrink:
                     less, what = shrink(case, folder / "shrunk", player, options.shrink)
                     print(f"  smaller: {json.dumps(less)}\n  {what}", flush=True)

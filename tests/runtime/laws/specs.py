@@ -11,7 +11,21 @@ from typing import Any, Final, TypeAlias
 
 Node: TypeAlias = list[Any]
 
-LEAVES: Final = ("step", "step", "step", "sync", "big", "nested", "twins", "retry", "fail", "same", "values", "submit", "nap")
+LEAVES: Final = (
+    "step",
+    "step",
+    "step",
+    "sync",
+    "big",
+    "nested",
+    "twins",
+    "retry",
+    "fail",
+    "same",
+    "values",
+    "submit",
+    "nap",
+)
 BRANCHES: Final = (
     "seq", "seq", "seq", "gather", "gather", "calls", "group", "anyio", "kgather", "kmap", "scope", "orphan", "try",
     "completed", "kcompleted", "first", "hedge", "queue", "cancel", "krace", "waitfor", "ktimeout", "child", "shared",
@@ -21,10 +35,6 @@ OF_TIMERS: Final = frozenset({"waitfor"})
 RACES: Final = frozenset({"completed", "kcompleted", "first", "hedge", "queue", "cancel", "krace"})
 """What the flow builds depends on the order of live outcomes, until that is recorded."""
 FAILING: Final = "raise"
-CHILDREN: Final = frozenset(
-    {"seq", "gather", "group", "anyio", "kgather", "scope", "orphan", "try", "completed", "first", "hedge", "cancel", "krace",
-     "child"}
-)  # fmt: skip
 
 
 class Maker:
@@ -43,7 +53,7 @@ class Maker:
         return [kind, self.fresh(), self.random.randint(1, 3)]
 
     def node(self, depth: int, *, racing: bool = False, failing: bool = False) -> Node:
-        """A node at most `depth` deep. `racing`: it stands in a race. `failing`: it may raise, for somebody catches it."""
+        """A node at most `depth` deep. `racing`: it stands in a race. `failing`: it may raise."""
         if depth <= 0 or self.random.random() < 0.3:
             return self.leaf(failing=failing)
         kind = self.random.choice(BRANCHES)
@@ -69,7 +79,20 @@ def spec_of(seed: int) -> Node:
     maker = Maker(seed)
     choice = maker.random.random()
     if choice < 1 / 6:
-        kinds = ("step", "sync", "big", "nested", "retry", "fail", "values", "submit", "pool", "nap", "child")
+        kinds = (
+            "step",
+            "sync",
+            "big",
+            "nested",
+            "retry",
+            "fail",
+            "values",
+            "submit",
+            "pool",
+            "nap",
+            "child",
+            "handles",
+        )
         steps: list[Node] = []
         for _ in range(maker.random.randint(2, 6)):
             kind = maker.random.choice(kinds)

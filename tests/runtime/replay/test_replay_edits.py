@@ -94,7 +94,10 @@ class Edit(NamedTuple):
 
 EDITS = [
     Edit("nothing", "ran", "ran", []),
-    Edit("the last prompt", "Write it: {done}", "Write it well: {done}", ["draft"], "good text from outline of find tides (calm)!"),
+    Edit(
+        "the last prompt", "Write it: {done}", "Write it well: {done}", ["draft"],
+        "good text from outline of find tides (calm)!",
+    ),
     Edit("a prompt whose answer stays", "Outline it: {found}", "Sketch it: {found}", ["outline"]),
     Edit("a comment", "# Short ones are of no use.", "# Nobody reads short ones.", []),
     Edit("a docstring", "Look for a topic.", "Search for a topic.", []),
@@ -118,9 +121,15 @@ EDITS = [
         "what self is", 'mood: str = "calm"', 'mood: str = "glad"', ["review", "sign", "draft"],
         "text from outline of find tides (glad)!",
     ),
-    Edit("a default", "longest=60", "longest=15", ["shorten", "review", "sign", "draft"], "text from outline of find (calm)!"),
+    Edit(
+        "a default", "longest=60", "longest=15", ["shorten", "review", "sign", "draft"],
+        "text from outline of find (calm)!",
+    ),
     Edit("a default whose value stays", "longest=60", "longest=50", ["shorten"]),
-    Edit("a checkpoint's body", "return text + mark", 'return text + mark + "."', ["sign", "draft"], "text from outline of find tides (calm)!."),
+    Edit(
+        "a checkpoint's body", "return text + mark", 'return text + mark + "."', ["sign", "draft"],
+        "text from outline of find tides (calm)!.",
+    ),
     Edit("the flow's own code", 'f"{text}"', 'f"Said: {text}"', [], "Said: text from outline of find tides (calm)!"),
     Edit("an unrelated function", "class Agent:", "class Other:\n    pass\n\n\n@dataclass\nclass Agent:", []),
 ]  # fmt: skip
