@@ -26,7 +26,7 @@ from kitaru.store import codec
 
 if TYPE_CHECKING:
     from kitaru.runtime.digest import Code
-    from kitaru.runtime.execution import Flight
+    from kitaru.runtime.flight import Flight
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")

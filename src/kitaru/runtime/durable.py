@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from kitaru.errors import NotFoundError, UsageError
+from kitaru.runtime import recorded
 from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.keys import valid_name
 from kitaru.runtime.threads import wait_for
@@ -21,7 +22,7 @@ from kitaru.store import codec
 from kitaru.store.events import Blob, BoundaryEvent, Kind, StepCompleted, TimerFired, TimerSet
 
 if TYPE_CHECKING:
-    from kitaru.runtime.execution import Flight
+    from kitaru.runtime.flight import Flight
 
 # -- values that are there at once ----------------------------------------------------------------------------------
 
@@ -51,7 +52,7 @@ def _once(kind: Kind, make: Callable[[], object], *inputs: object) -> object:
     if place is None:
         return make()
     call = make_call(_Value(kind), place, inputs, {}, sys._getframe(2))
-    value = place.execution.value_now(call, make)
+    value = recorded.value_now(place.execution, call, make)
     call.settle(value)
     return value
 
@@ -218,8 +219,7 @@ class _Load(Work):
         name, run = flight.call.inputs.args
         execution = flight.execution
         found: Blob | None = None
-        for recorded in await execution.host.store.events(run or execution.run):
-            event = recorded.event
+        for _, _, event in await execution.host.store.events(run or execution.run):
             if isinstance(event, StepCompleted) and event.kind == "save" and await _saved_as(execution, event) == name:
                 found = event.outcome
         if found is None:

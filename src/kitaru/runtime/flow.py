@@ -23,7 +23,8 @@ from kitaru.store.events import FINISHED, BoundaryEvent, ChildStarted, FlowRef
 
 if TYPE_CHECKING:
     from kitaru.runtime.digest import Code
-    from kitaru.runtime.execution import Execution, Flight
+    from kitaru.runtime.execution import Execution
+    from kitaru.runtime.flight import Flight
     from kitaru.runtime.handle import RunHandle
 
 P = ParamSpec("P")

@@ -38,7 +38,8 @@ from kitaru.store.names import new_run_id, valid_run_id
 from kitaru.store.protocol import Recorded
 
 if TYPE_CHECKING:
-    from kitaru.runtime.execution import Execution, Flight
+    from kitaru.runtime.execution import Execution
+    from kitaru.runtime.flight import Flight
     from kitaru.runtime.flow import Flow, FlowWork
     from kitaru.runtime.handle import RunHandle
     from kitaru.runtime.runtime import Runtime

@@ -30,7 +30,8 @@ from kitaru.store.events import Blob, BoundaryEvent, Kind, LlmCompleted, LlmReco
 if TYPE_CHECKING:
     from kitaru.adapters import ModelCall, RetryPolicy, SecretStr
     from kitaru.adapters import Sent as SentCall
-    from kitaru.runtime.execution import Execution, Flight
+    from kitaru.runtime.execution import Execution
+    from kitaru.runtime.flight import Flight
 
 Prompt: TypeAlias = str | Call[str] | Sequence[Mapping[str, object]]
 """A prompt: its text, or messages with `role` and `content`."""

@@ -51,7 +51,7 @@ from kitaru.store.names import new_run_id, valid_run_id
 from kitaru.store.protocol import Append, Lease, Recorded, Store
 
 if TYPE_CHECKING:
-    from kitaru.runtime.execution import Flight
+    from kitaru.runtime.flight import Flight
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -343,6 +343,7 @@ class Runtime:
         except RunError:
             # It finished between the look and the claim.
             return RunHandle(self, run, flow.work, None)
+
     async def claim_and_resume(self, run: str, flow: Flow[..., Any] | None = None) -> RunHandle[Any]:
         """As `resume`, but a run that a living process owns is an error.
 
@@ -369,6 +370,7 @@ class Runtime:
         except BaseException:
             await self.store.release(run, lease.epoch)
             raise
+
     async def _go_on(self, host: Host, lease: Lease, work: FlowWork) -> RunHandle[Any]:
         history = histories.read(lease.run, await self.store.events(lease.run))
         if history.other_python:
@@ -417,9 +419,7 @@ class Runtime:
         dropped = dropped_by_retry(await self.store.events(run))
         await self.store.retry(run, RunRetried(1, time.time(), dropped))
 
-    async def replay(
-        self, run: str, options: ReplayOptions | None = None, flow: Flow[..., Any] | None = None
-    ) -> Fork:
+    async def replay(self, run: str, options: ReplayOptions | None = None, flow: Flow[..., Any] | None = None) -> Fork:
         """Make a new run from an old one, on this loop, that executes only what its options and the present code ask for.
 
         Args:

@@ -17,7 +17,8 @@ from kitaru.store.events import Blob, BoundaryEvent, Kind, StepCompleted, StepSt
 
 if TYPE_CHECKING:
     from kitaru.runtime.digest import Code
-    from kitaru.runtime.execution import Execution, Flight
+    from kitaru.runtime.execution import Execution
+    from kitaru.runtime.flight import Flight
 
 SCALARS: Final = frozenset({str, int, float, bool, type(None), bytes})
 """Immutable types that stand for themselves: what is recorded is what the function gets."""
@@ -128,7 +129,9 @@ class Work:
 
     async def run(self, call: Call[Any]) -> object:
         """Run a call made outside any flow."""
-        raise UsageError(f"{self.name} at {call.where} is outside any flow", hint="Call it in the body of a @flow function.")
+        raise UsageError(
+            f"{self.name} at {call.where} is outside any flow", hint="Call it in the body of a @flow function."
+        )
 
     async def perform(self, flight: Flight) -> object:
         """Do the work itself, once."""

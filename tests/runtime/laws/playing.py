@@ -92,7 +92,7 @@ def stuck(execution: Execution) -> str:
     recorded = [(turn.number, sorted(turn.keys)) for turn in list(turns.recorded)[:2]]
     return (
         f"{execution.run}: open {len(turns.open)}, asked {sorted(turns.asked_keys())}, "
-        f"waiting {sorted(turns.waiting())}, recorded {recorded}, flights {sorted(execution._flights)}"
+        f"waiting {sorted(turns.waiting())}, recorded {recorded}, flights {sorted(execution.flights)}"
     )
 
 

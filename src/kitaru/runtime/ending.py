@@ -1,0 +1,175 @@
+"""How a run ends: with a result, a failure, a cancellation, or by leaving memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from kitaru.errors import (
+    KitaruError,
+    RunCancelledError,
+    RunParkedError,
+    Suspended,
+)
+from kitaru.runtime.keys import here
+from kitaru.store import codec
+from kitaru.store.events import (
+    AnyEvent,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunParked,
+)
+
+if TYPE_CHECKING:
+    pass
+
+INLINE_LIMIT: Final = 1024
+"""Bytes up to which a value stands in its event; a larger one is an artifact."""
+PASS_EVERY: Final = 0.004
+"""Seconds of replay after which the loop gets a pass."""
+
+
+if TYPE_CHECKING:
+    from kitaru.runtime.execution import Execution
+
+
+class RootTask(asyncio.Task[None]):
+    """A run's root task: being cancelled from outside its run (a loop that shuts down) parks the run."""
+
+    def __init__(self, main: Any, execution: Execution) -> None:
+        super().__init__(main, loop=execution.host.loop, name=f"kitaru run {execution.run}")
+        self._execution = execution
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        place = here.get()
+        execution = self._execution
+        if execution.ending:
+            return False
+        if (place is None or place.execution is not execution) and not execution.leaving:
+            execution.leave("its event loop shut down")
+            return True
+        return super().cancel(msg)
+
+
+async def run_to_its_end(execution: Execution) -> None:
+    end: AnyEvent | None = None
+    artifacts: dict[bytes, bytes] = {}
+    result = b""
+    failure: BaseException | None = None
+    try:
+        result = await execution.flow.run_body(execution)
+        unreached = execution.history.never_asked()
+        if unreached and not execution.leaving:
+            execution.stop(execution.history.unreached(unreached, []))
+        else:
+            blob, artifacts = execution.blob(result)
+            end = RunCompleted(1, time.time(), blob)
+    except (Suspended, asyncio.CancelledError) as stop:
+        if execution.cancelling and not execution.leaving:
+            failure = RunCancelledError(
+                f"run {execution.run} was cancelled"
+                + (f": {execution.cancel_reason}" if execution.cancel_reason else "")
+            )
+            end = RunCancelled(1, time.time(), execution.cancel_reason)
+        elif not execution.leaving:
+            end, failure, artifacts = _failed(execution, stop)
+    except Exception as error:
+        unreached = execution.history.never_asked()
+        if unreached and not execution.leaving:
+            divergence = execution.history.unreached(unreached, [])
+            divergence.__cause__ = error
+            execution.stop(divergence)
+        elif not execution.leaving:
+            end, failure, artifacts = _failed(execution, error)
+    except BaseException as error:
+        execution.stopped_by = execution.stopped_by or error
+        execution.leaving = True
+    await _finish(execution, end, artifacts, result, failure)
+
+
+def _failed(execution: Execution, error: BaseException) -> tuple[AnyEvent, BaseException, dict[bytes, bytes]]:
+    data = codec.encode_exception(error)
+    blob, artifacts = execution.blob(data)
+    causes = tuple(dict.fromkeys(key for e, key in execution.failures if e in _chain(error)))
+    failure = codec.decode_exception(data, module=execution.flow.module)
+    failure.__cause__ = error
+    return RunFailed(1, time.time(), blob, causes), failure, artifacts
+
+
+async def _finish(
+    execution: Execution,
+    end: AnyEvent | None,
+    artifacts: dict[bytes, bytes],
+    result: bytes,
+    failure: BaseException | None,
+) -> None:
+    parked = execution.leaving
+    if parked:
+        end = None
+    execution.leaving = execution.ending = True
+    execution.turns.close()
+    if parked:
+        # Leaving has cancelled this very task, which may not have noticed yet: what follows must not be interrupted.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+    await _end_tasks(execution)
+    try:
+        if end is not None:
+            await execution.append_durably([end], artifacts)
+        elif execution.stopped_by is None or not isinstance(execution.stopped_by, KitaruError):
+            await execution.append_durably([RunParked(1, time.time(), execution.parked_because or "left memory")])
+        else:
+            await execution.host.store.release(execution.run, execution.epoch)
+    except asyncio.CancelledError:
+        execution.stopped_by = execution.stopped_by or RunParkedError(
+            f"run {execution.run} was interrupted while it ended"
+        )
+        end = None
+    except KitaruError as error:
+        execution.stopped_by, end = error, None
+    finally:
+        execution.host.ended(execution)
+    if end is None:
+        execution.finished.set_exception(
+            execution.stopped_by
+            if isinstance(execution.stopped_by, Exception)
+            else RunParkedError(
+                f"run {execution.run} was parked before it had a result",
+                hint=f"Go on with `kitaru resume {execution.run}`.",
+            )
+        )
+    elif failure is not None:
+        execution.finished.set_exception(failure)
+    else:
+        execution.finished.set_result(result)
+
+
+async def _end_tasks(execution: Execution) -> None:
+    me = asyncio.current_task()
+    while others := [t for t in execution.tasks if t is not me and not t.done()]:
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others, timeout=execution.host.patience)
+        if not any(task.done() for task in others):
+            # They refuse to end; the loop's owner will see them.
+            break
+    for task in execution.tasks:
+        if task.done() and not task.cancelled():
+            task.exception()
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    todo = [error]
+    while todo:
+        one = todo.pop()
+        if one is None or any(one is f for f in found):
+            continue
+        found.append(one)
+        todo += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            todo += one.exceptions
+    return found

@@ -1,0 +1,218 @@
+"""Performing a boundary live: its attempts, its outcome appended, its turn awaited; and what is recorded when the flow gives it
+up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from kitaru.errors import (
+    Suspended,
+)
+from kitaru.runtime.call import Call
+from kitaru.runtime.refusals import refusal
+from kitaru.runtime.replay import Decision, Record, Verdict
+from kitaru.runtime.turns import Waiter
+from kitaru.runtime.work import Unresolved
+from kitaru.store import codec
+from kitaru.store.events import (
+    Blob,
+    StepCancelled,
+    StepFailed,
+)
+from kitaru.store.protocol import Turn
+
+if TYPE_CHECKING:
+    pass
+
+INLINE_LIMIT: Final = 1024
+"""Bytes up to which a value stands in its event; a larger one is an artifact."""
+PASS_EVERY: Final = 0.004
+"""Seconds of replay after which the loop gets a pass."""
+
+
+from kitaru.runtime.flight import Flight
+
+if TYPE_CHECKING:
+    from kitaru.runtime.execution import Execution
+
+
+async def perform(execution: Execution, call: Call[Any], party: object, record: Record | None) -> object:
+    work = call.work
+    execution.order += 1
+    flight = Flight(execution, call, execution.order, party)
+    if record is not None and record.own:
+        flight.record = record
+        flight.attempt = record.attempts
+    # Its own start may not have been committed yet when the process died.
+    flight.known = execution.history.children(call.key, flight.attempt + 1)
+    if len(flight.data) > INLINE_LIMIT:
+        flight.inputs, artifacts = execution.blob(flight.data)
+    else:
+        artifacts = None
+    execution.flights[call.key] = flight
+    waiter = Waiter(call.key, party, execution.host.loop.create_future(), "live")
+    waiter.execution = execution
+    error: Exception | None = None
+    data = b""
+    appended = False
+    try:
+        try:
+            data = await _attempts(execution, flight)
+            outcome: Blob = data
+            if len(data) > INLINE_LIMIT:
+                outcome, more = execution.blob(data)
+                artifacts = {**artifacts, **more} if artifacts else more
+            event = work.completed_event(flight, time.time(), outcome)
+            if flight.result is not None:
+                artifacts = {**(artifacts or {}), **work.outcome_artifacts(flight)}
+        except Exception as failure:
+            error = failure
+            data, event, artifacts = _failed(execution, flight, failure, artifacts, final=True)
+        if execution.leaving:
+            raise Suspended
+        appended = True
+        execution.turns.on_their_way += 1
+        execution.append([event], turn=Turn.SHARED, artifacts=artifacts, context=waiter)
+        await waiter.future
+    except asyncio.CancelledError:
+        if execution.leaving:
+            raise Suspended from None
+        if appended or not execution.cancelling:
+            _gave_up(execution, flight, data if data and error is None else None)
+        else:
+            work.abandoned(flight)
+        raise
+    finally:
+        del execution.flights[call.key]
+    if error is not None:
+        raise execution.failed_with(data, call) from error
+    return work.decode_outcome(data)
+
+
+async def _attempts(execution: Execution, flight: Flight) -> bytes:
+    work = flight.call.work
+    while True:
+        flight.attempt += 1
+        if work.announced:
+            flight.announced = True
+            event = work.started_event(flight, time.time())
+            await execution.append_durably([event], {**execution.artifacts_of(flight), **work.artifacts(flight)})
+        try:
+            value = await work.perform(flight)
+            while True:
+                try:
+                    return work.encode_outcome(value)
+                except Unresolved as handle:
+                    await handle.call
+        except Exception as error:
+            delay = work.retry_after(error, flight.attempt)
+            if delay is None or execution.leaving:
+                raise
+            _, event, artifacts = _failed(execution, flight, error, execution.artifacts_of(flight), final=False)
+            execution.append([event], artifacts=artifacts)
+            await asyncio.sleep(delay)
+            flight.known = []
+
+
+async def perform_inside(execution: Execution, call: Call[Any]) -> object:
+    """A boundary inside a checkpoint: recorded, but no replay boundary, and in no turn."""
+    inside = call.place.inside if call.place is not None else None
+    assert isinstance(inside, Flight)
+    known = inside.finished_child(call)
+    if known is not None:
+        known.claimed = True
+        if known.state == "completed":
+            return call.work.decode_outcome(await execution.bytes_of(known.outcome))
+        if isinstance(known.event, StepFailed):
+            raise execution.failed_with(await execution.bytes_of(known.event.error), call)
+    if call.work.effects and execution.rules.replaying:
+        effect = _effect_inside(execution, call, inside)
+        if effect is not None:
+            if isinstance(effect.event, StepFailed):
+                raise execution.failed_with(await execution.bytes_of(effect.event.error), call)
+            return call.work.decode_outcome(await execution.bytes_of(effect.outcome))
+    execution.order += 1
+    flight = Flight(execution, call, execution.order, call.party)
+    flight.inputs, artifacts = execution.blob(flight.data)
+    flight.known = execution.history.children(call.key, 1)
+    execution.flights[call.key] = flight
+    try:
+        try:
+            data = await _attempts(execution, flight)
+            if execution.leaving:
+                raise Suspended
+        except Exception as failure:
+            if execution.leaving:
+                raise Suspended from None
+            data, failed, artifacts = _failed(execution, flight, failure, artifacts, final=True)
+            await execution.append_durably([failed], artifacts)
+            raise execution.failed_with(data, call) from failure
+        outcome, more = execution.blob(data)
+        event = call.work.completed_event(flight, time.time(), outcome)
+        await execution.append_durably([event], {**artifacts, **more, **call.work.outcome_artifacts(flight)})
+    finally:
+        del execution.flights[call.key]
+    return call.work.decode_outcome(data)
+
+
+def _effect_inside(execution: Execution, call: Call[Any], inside: Flight) -> Record | None:
+    """What the source holds of an effect inside a checkpoint that this replay runs again; None where it may run."""
+    record = execution.history.effects.get(call.key)
+    allowed = call.work.name in execution.rules.allow_effects
+    asked_again = allowed and inside.key.partition(">")[0] in execution.rules.forced
+    known = record is not None and not record.claimed and record.event.fingerprint == call.inputs.fingerprint
+    if record is not None and known and not asked_again:
+        execution.claim(record)
+        if not record.own:
+            execution.record_reuse([record], {record.key: call.key}, Turn.NONE)
+        return record
+    if allowed:
+        return None
+    execution.stop(
+        refusal(execution, call, record, Decision(Verdict.FORBID_EFFECT, "the checkpoint around it runs again"))
+    )
+    raise Suspended
+
+
+def _failed(
+    execution: Execution, flight: Flight, error: Exception, artifacts: dict[bytes, bytes] | None, *, final: bool
+) -> tuple[bytes, StepFailed, dict[bytes, bytes]]:
+    data = codec.encode_exception(error)
+    blob, more = execution.blob(data)
+    event = StepFailed(
+        v=1, at=time.time(), key=flight.key, kind=flight.call.work.kind, fingerprint=flight.fingerprint,
+        code=flight.code, inputs=flight.inputs, order=flight.order, attempt=flight.attempt,
+        started=flight.started, error=blob, final=final,
+    )  # fmt: skip
+    return data, event, {**(artifacts or {}), **more}
+
+
+def _gave_up(execution: Execution, flight: Flight, outcome: Blob | None) -> None:
+    blob, artifacts = execution.blob(outcome) if isinstance(outcome, bytes) else (outcome, {})
+    event = StepCancelled(
+        v=1, at=time.time(), key=flight.key, kind=flight.call.work.kind, fingerprint=flight.fingerprint,
+        code=flight.code, inputs=flight.inputs, order=flight.order, attempt=flight.attempt,
+        started=flight.started, outcome=blob,
+    )  # fmt: skip
+    execution.append([event], artifacts={**artifacts, **(execution.artifacts_of(flight) or {})})
+    flight.call.work.abandoned(flight)
+
+
+def gave_up_waiting(execution: Execution, call: Call[Any], record: Record | None) -> None:
+    """The flow gave up a call that had not started yet, or an outcome before its turn came. That is recorded: on the
+    next resume, what the flow did next must not wait for a call that it had left behind."""
+    if execution.leaving or execution.cancelling:
+        return
+    outcome: Blob | None = None
+    if record is not None and record.state != "started":
+        execution.turns.drop(record.key)
+        outcome = record.outcome if record.state == "completed" else None
+    execution.order += 1
+    flight = Flight(execution, call, execution.order, None)
+    flight.inputs, _ = execution.blob(flight.data)
+    if record is not None:
+        flight.attempt = record.event.attempt
+        flight.started = getattr(record.event, "started", record.event.at)
+    _gave_up(execution, flight, outcome)
