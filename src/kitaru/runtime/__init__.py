@@ -1,1 +1,1 @@
-"""Flows, boundaries, replay, runs, `llm()`. What users may name is in `kitaru` itself; the command line uses the rest."""
+"""Flows, boundaries, replay, runs, `llm()`. What users may name is in `kitaru`; the command line uses the rest."""

@@ -27,9 +27,9 @@ MISSING: Final = object()
 class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
     """One durable call: a coroutine that may be awaited many times, and a handle that may stand for its value.
 
-    `await call` gives the value; in sync code `call.load()` does. The call starts when it is awaited, `.submit()`ted, or
-    needed by another call; one made in a sync flow or checkpoint has finished when it is returned. Its key is taken when it
-    is made.
+    `await call` gives the value; in sync code `call.load()` does. The call starts when it is awaited, `.submit()`ted,
+    or needed by another call; one made in a sync flow or checkpoint has finished when it is returned. Its key is taken
+    when it is made.
     """
 
     __slots__ = (
@@ -87,7 +87,7 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
 
     @property
     def ref(self) -> T_co:
-        """This handle, typed as its value: for handing it un-awaited to another boundary under a strict type checker."""
+        """This handle, typed as its value: to hand it un-awaited to another boundary under a strict type checker."""
         return cast(T_co, self)
 
     @property
@@ -204,7 +204,7 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
         self.inputs = None  # type: ignore[assignment]  # what it was called with is not needed any more
         if self._followers is not None:
             for future in self._followers:
-                _set_from_anywhere(future)
+                settle_from_anywhere(future)
             self._followers = None
 
     def settle(self, value: object) -> None:
@@ -220,7 +220,7 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
     def _plain(self) -> Any:
         if self._state == DONE and (self.place is None or self.place.thread is not None):
             return self._value
-        self._refuse()
+        return self._refuse()
 
     def _refuse(self) -> NoReturn:
         raise UsageError(
@@ -288,13 +288,14 @@ def _current_driver() -> object:
         return None
 
 
-def _set_from_anywhere(future: asyncio.Future[None]) -> None:
+def settle_from_anywhere(future: asyncio.Future[None]) -> None:
+    """Set a future's result from any thread; nothing where its loop has closed."""
     loop = future.get_loop()
     if loop is _running_loop():
         if not future.done():
             future.set_result(None)
     elif not loop.is_closed():
-        loop.call_soon_threadsafe(_set_from_anywhere, future)
+        loop.call_soon_threadsafe(settle_from_anywhere, future)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

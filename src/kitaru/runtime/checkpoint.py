@@ -155,7 +155,7 @@ class CheckpointWork(Work):
             return options.backoff[min(attempt, len(options.backoff)) - 1]
         # Full jitter would let a retry follow at once; half keeps a floor under it.
         longest: float = min(LONGEST_BACKOFF, options.backoff * 2.0 ** (attempt - 1))
-        return longest * random.uniform(0.5, 1.0)
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311  # no secret: it spreads retries
 
     async def perform(self, flight: Flight) -> object:
         function, inputs = self.function, flight.call.inputs
@@ -381,8 +381,8 @@ def checkpoint(
         retry_on: The exceptions that are retried.
         ignore: Parameters that are handed on live, not recorded, and no part of the fingerprint.
         uses: Further functions, classes or values that its outcome depends on, for its code digest.
-        effects: It changes the world (charges a card, sends a mail): its start is committed first, and a replay does not
-            run it again unless told to.
+        effects: It changes the world (charges a card, sends a mail): its start is committed first, and a replay does
+            not run it again unless told to.
         overlap: A sync function that timed out may be retried while its thread still runs.
 
     Raises:

@@ -36,8 +36,8 @@ async def gather(*awaitables: Awaitable[T]) -> tuple[T, ...]: ...
 async def gather(*awaitables: Awaitable[Any]) -> tuple[Any, ...]:
     """Run all of them at once and give their values in the order given.
 
-    The first failure cancels the others, waits for them, and is raised. In a flow the boundaries that the given coroutines
-    call have a scope of their own.
+    The first failure cancels the others, waits for them, and is raised. In a flow the boundaries that the given
+    coroutines call have a scope of their own.
     """
     with _scope("gather"):
         tasks = [asyncio.ensure_future(one) for one in awaitables]

@@ -22,6 +22,7 @@ from kitaru.store import codec
 from kitaru.store.events import Blob, BoundaryEvent, Kind, StepCompleted, TimerFired, TimerSet
 
 if TYPE_CHECKING:
+    from kitaru.runtime.execution import Execution
     from kitaru.runtime.flight import Flight
 
 # -- values that are there at once ----------------------------------------------------------------------------------
@@ -33,6 +34,7 @@ class _Value(Work):
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
         self._kind = kind
+        self.anew = kind == "log"
 
     @property
     def kind(self) -> Kind:  # type: ignore[override]  # one class for all of these kinds
@@ -117,6 +119,7 @@ class _Timer(Work):
         )  # fmt: skip
 
     def completed_event(self, flight: Flight, at: float, outcome: Blob) -> BoundaryEvent:
+        del outcome
         return TimerFired(
             v=1, at=at, key=flight.key, kind=self.kind, fingerprint=flight.fingerprint, code=b"",
             inputs=flight.inputs, order=flight.order, attempt=flight.attempt, started=flight.started,
@@ -214,22 +217,32 @@ class _Save(Work):
 
 class _Load(Work):
     kind: ClassVar[Kind] = "load"
+    anew = True
 
     async def perform(self, flight: Flight) -> object:
         name, run = flight.call.inputs.args
         execution = flight.execution
-        found: Blob | None = None
-        for _, _, event in await execution.host.store.events(run or execution.run):
-            if isinstance(event, StepCompleted) and event.kind == "save" and await _saved_as(execution, event) == name:
-                found = event.outcome
+        found = execution.saved.get(name) if run is None else None
+        # What was saved inside a checkpoint that is not run again stands only in a log: this run's, or its source's.
+        searched: str | None = run or execution.run
+        started = execution.history.started if run is None else None
+        while found is None and searched is not None:
+            found = await _saved(execution, searched, name)
+            origin = started.origin if started is not None else None
+            searched, started = (origin.run, None) if origin is not None else (None, None)
         if found is None:
             raise NotFoundError(f"run {run or execution.run} saved nothing as {name!r}")
         return codec.decoder()(await execution.bytes_of(found))
 
 
-async def _saved_as(execution: Any, event: StepCompleted) -> object:
-    inputs: Any = codec.decoder()(await execution.bytes_of(event.inputs))
-    return inputs[0]
+async def _saved(execution: Execution, run: str, name: str) -> Blob | None:
+    found: Blob | None = None
+    for _, _, event in await execution.host.store.events(run):
+        if isinstance(event, StepCompleted) and event.kind == "save":
+            inputs: Any = codec.decoder()(await execution.bytes_of(event.inputs))
+            if inputs[0] == name:
+                found = event.outcome
+    return found
 
 
 def save(name: str, value: object) -> Call[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from kitaru.errors import (
     KitaruError,
@@ -13,6 +13,7 @@ from kitaru.errors import (
     RunParkedError,
     Suspended,
 )
+from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.keys import here
 from kitaru.store import codec
 from kitaru.store.events import (
@@ -22,15 +23,6 @@ from kitaru.store.events import (
     RunFailed,
     RunParked,
 )
-
-if TYPE_CHECKING:
-    pass
-
-INLINE_LIMIT: Final = 1024
-"""Bytes up to which a value stands in its event; a larger one is an artifact."""
-PASS_EVERY: Final = 0.004
-"""Seconds of replay after which the loop gets a pass."""
-
 
 if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
@@ -55,6 +47,7 @@ class RootTask(asyncio.Task[None]):
 
 
 async def run_to_its_end(execution: Execution) -> None:
+    """Run the flow's code, record how it ended, and tell whoever waits: the body of a run's root task."""
     end: AnyEvent | None = None
     artifacts: dict[bytes, bytes] = {}
     result = b""
@@ -65,7 +58,7 @@ async def run_to_its_end(execution: Execution) -> None:
         if unreached and not execution.leaving:
             execution.stop(execution.history.unreached(unreached, []))
         else:
-            blob, artifacts = execution.blob(result)
+            blob, artifacts = blob_of(result)
             end = RunCompleted(1, time.time(), blob)
     except (Suspended, asyncio.CancelledError) as stop:
         if execution.cancelling and not execution.leaving:
@@ -92,7 +85,7 @@ async def run_to_its_end(execution: Execution) -> None:
 
 def _failed(execution: Execution, error: BaseException) -> tuple[AnyEvent, BaseException, dict[bytes, bytes]]:
     data = codec.encode_exception(error)
-    blob, artifacts = execution.blob(data)
+    blob, artifacts = blob_of(data)
     causes = tuple(dict.fromkeys(key for e, key in execution.failures if e in _chain(error)))
     failure = codec.decode_exception(data, module=execution.flow.module)
     failure.__cause__ = error

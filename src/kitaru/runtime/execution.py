@@ -1,7 +1,7 @@
 """One run: what happens at each of its boundaries, and how the run ends.
 
-A boundary goes through here once: consult the log, wait for the recorded turns, perform, encode, append, wait until the
-outcome is on disk and it is its turn, decode. `replay` makes the decision, `turns` keeps the order, `work` does the work.
+A boundary goes through here once: `replay` decides; `recorded` takes what the log answers, `live` performs the rest by
+its `work`, appends the outcome and waits until it is on disk; `turns` hands it over. `ending` says how the run ended.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from kitaru.errors import (
     Suspended,
 )
 from kitaru.runtime import ending, live, recorded
+from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.call import MISSING, Call
 from kitaru.runtime.flight import Flight
 from kitaru.runtime.history import History
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from kitaru.runtime.host import Host
     from kitaru.runtime.threads import FlowThread
 
-INLINE_LIMIT: Final = 1024
-"""Bytes up to which a value stands in its event; a larger one is an artifact."""
 PASS_EVERY: Final = 0.004
 """Seconds of replay after which the loop gets a pass."""
 
@@ -83,9 +82,12 @@ class Execution:
         self.failures: list[tuple[BaseException, str]] = []
         self.registry = registry
         """The model registry that this run resolves names by, encoded."""
+        self.saved: dict[str, Blob] = {}
+        """Named artifacts, as far as the flow has come."""
         self.named: set[bytes] = set()
         """Digests of the conversation nodes that this execution has appended already."""
         self._codes: dict[bytes, bytes] = dict.fromkeys(history.codes, b"")
+        self._versions: dict[Work, bytes] = {}
         self._without_source: set[str] = set()
         self._settled: dict[tuple[bytes, bytes], bool] = {}
         self.stopped_by: BaseException | None = None
@@ -113,14 +115,17 @@ class Execution:
         if inputs.data is None or record.state != "completed":
             return MISSING
         outcome = record.outcome
-        if type(outcome) is not bytes or self.decision(call, record) is not REUSE:
+        if type(outcome) is not bytes or call.work.anew or self.decision(call, record) is not REUSE:
             return MISSING
         if not self.turns.take_alone(record.key):
             return MISSING
         self.claim(record)
         if not record.own:
             self.record_reuse([record], {record.key: call.key})
-        value = call.work.decode_outcome(outcome)
+        work = call.work
+        if work.kind == "save":
+            self.saved[call.inputs.args[0]] = outcome
+        value = work.decode_outcome(outcome)
         call.settle(value)
         return value
 
@@ -137,6 +142,8 @@ class Execution:
             if self.records or self.rules.replaying:
                 record = self.find(call)
                 decision = self.decision(call, record)
+                if call.work.anew and self.rules.replaying and (record is None or not record.own):
+                    decision = EXECUTE
                 if decision.verdict is not Verdict.EXECUTE:
                     return await recorded.take(self, call, record, decision, party)
                 if record is not None:
@@ -199,7 +206,7 @@ class Execution:
     # -- live ---------------------------------------------------------------------------------------------------------
 
     def announce_long(self, longer_than: float) -> None:
-        """Commit the start of every step that has been running for so long that losing sight of it would hide something."""
+        """Commit the start of every step that runs for so long that a crash must not hide it."""
         if self.leaving:
             return
         now = time.time()
@@ -239,13 +246,6 @@ class Execution:
         self.append(events, artifacts=artifacts, context=waiter)
         await waiter.future
 
-    def blob(self, data: bytes) -> tuple[Blob, dict[bytes, bytes]]:
-        """A value as an event holds it, and the artifact to go with it if it is too large to stand there."""
-        if len(data) <= INLINE_LIMIT:
-            return data, {}
-        digest = codec.content_digest(data)
-        return Ref(digest, len(data)), {digest: data}
-
     def artifacts_of(self, flight: Flight) -> dict[bytes, bytes]:
         """The artifacts that a flight's own events name."""
         inputs = flight.inputs
@@ -257,6 +257,12 @@ class Execution:
 
     def code_digest(self, work: Work) -> bytes:
         """The digest of the code behind `work`; its source is recorded the first time that the run uses it."""
+        digest = self._versions.get(work)
+        if digest is None:
+            digest = self._versions[work] = self._first_digest(work)
+        return digest
+
+    def _first_digest(self, work: Work) -> bytes:
         code = work.code()
         if code is None:
             return b""
@@ -267,7 +273,7 @@ class Execution:
             )
         if code.digest and code.digest not in self._codes:
             self._codes[code.digest] = code.source
-            blob, artifacts = self.blob(code.source)
+            blob, artifacts = blob_of(code.source)
             self.append([CodeSeen(1, time.time(), code.digest, blob)], artifacts=artifacts)
         return code.digest
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from kitaru.runtime.call import Call
 from kitaru.runtime.keys import name_of
@@ -12,14 +12,6 @@ from kitaru.runtime.replay import Record
 from kitaru.store.events import (
     Blob,
 )
-
-if TYPE_CHECKING:
-    pass
-
-INLINE_LIMIT: Final = 1024
-"""Bytes up to which a value stands in its event; a larger one is an artifact."""
-PASS_EVERY: Final = 0.004
-"""Seconds of replay after which the loop gets a pass."""
 
 if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution

@@ -42,6 +42,9 @@ class FlowWork(Work):
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
         self.signature = inspect.signature(function)
+        kinds = {parameter.kind for parameter in self.signature.parameters.values()}
+        self._plain = kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        self._names = tuple(self.signature.parameters)
         self._decode_inputs: Callable[[bytes], Any] | None = None
         self._decode_outcome: Callable[[bytes], object] | None = None
         self._code: Code | None = None
@@ -64,6 +67,8 @@ class FlowWork(Work):
         Raises:
             UsageError: They do not fit the flow's signature.
         """
+        if self._plain and not kwargs and len(args) == len(self._names):
+            return dict(zip(self._names, args, strict=True))
         try:
             return dict(self.signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
@@ -197,7 +202,8 @@ class FlowWork(Work):
     def started_event(self, flight: Flight, at: float) -> BoundaryEvent:
         return ChildStarted(
             v=1, at=at, key=flight.key, kind=self.kind, fingerprint=flight.fingerprint, code=flight.code,
-            inputs=flight.inputs, order=flight.order, attempt=flight.attempt, child=child_id(flight.execution.run, flight.key),
+            inputs=flight.inputs, order=flight.order, attempt=flight.attempt,
+            child=child_id(flight.execution.run, flight.key),
         )  # fmt: skip
 
 

@@ -154,7 +154,8 @@ def opening(
     snapshot, more = blob_of(registry)
     rules = msgspec.structs.replace(rules, pythons=frozenset(source.pythons))
     started = RunStarted(
-        v=1, at=now, flow=flow, inputs=inputs, fingerprint=fingerprint, kitaru=kitaru_version(), python=PYTHON, parent=parent,
+        v=1, at=now, flow=flow, inputs=inputs, fingerprint=fingerprint, kitaru=kitaru_version(), python=PYTHON,
+        parent=parent,
         origin=Origin(source.run, events[-1].seq if events else 0, msgspec.msgpack.encode(rules)), registry=snapshot,
     )  # fmt: skip
     first: list[AnyEvent] = [started]

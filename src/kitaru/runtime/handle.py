@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from kitaru.errors import RunCancelledError, RunError, RunParkedError, UsageError
+from kitaru.runtime.call import settle_from_anywhere
 from kitaru.store import codec
 from kitaru.store.events import FINISHED, AnyEvent, RunCancelled, RunCompleted, RunFailed, RunRetried, Status
 
@@ -121,20 +122,9 @@ async def _awaited(source: Future[bytes]) -> bytes:
 
 async def _ended(source: Future[bytes]) -> None:
     # Not asyncio.wrap_future: cancelling the wait must not cancel the run's own future.
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def settle() -> None:
-        if not done.done():
-            done.set_result(None)
-
-    def tell(_: object) -> None:
-        try:
-            loop.call_soon_threadsafe(settle)
-        except RuntimeError:
-            return
-
-    source.add_done_callback(tell)
+    source.add_done_callback(lambda _: settle_from_anywhere(done))
     await done
 
 

@@ -84,7 +84,7 @@ class History:
 
     def children(self, key: str, attempt: int) -> list[Record]:
         """The finished boundaries inside one attempt of a checkpoint."""
-        return self._children.get(f"{key}>{attempt}", [])
+        return self._children.get(f"{key}>{attempt}", []) if self._children else []
 
     def never_asked(self) -> list[str]:
         """Own recorded boundaries with an outcome that the flow has not come to."""

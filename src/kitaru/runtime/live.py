@@ -1,16 +1,17 @@
-"""Performing a boundary live: its attempts, its outcome appended, its turn awaited; and what is recorded when the flow gives it
-up."""
+"""Performing a boundary live: its attempts, its outcome appended, its turn awaited; and giving it up."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from kitaru.errors import (
     Suspended,
 )
+from kitaru.runtime.blobs import INLINE_LIMIT, blob_of
 from kitaru.runtime.call import Call
+from kitaru.runtime.flight import Flight
 from kitaru.runtime.refusals import refusal
 from kitaru.runtime.replay import Decision, Record, Verdict
 from kitaru.runtime.turns import Waiter
@@ -24,21 +25,11 @@ from kitaru.store.events import (
 from kitaru.store.protocol import Turn
 
 if TYPE_CHECKING:
-    pass
-
-INLINE_LIMIT: Final = 1024
-"""Bytes up to which a value stands in its event; a larger one is an artifact."""
-PASS_EVERY: Final = 0.004
-"""Seconds of replay after which the loop gets a pass."""
-
-
-from kitaru.runtime.flight import Flight
-
-if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
 
 
 async def perform(execution: Execution, call: Call[Any], party: object, record: Record | None) -> object:
+    """Run a call of the flow's own code to its outcome, on disk and handed over."""
     work = call.work
     execution.order += 1
     flight = Flight(execution, call, execution.order, party)
@@ -48,7 +39,7 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
     # Its own start may not have been committed yet when the process died.
     flight.known = execution.history.children(call.key, flight.attempt + 1)
     if len(flight.data) > INLINE_LIMIT:
-        flight.inputs, artifacts = execution.blob(flight.data)
+        flight.inputs, artifacts = blob_of(flight.data)
     else:
         artifacts = None
     execution.flights[call.key] = flight
@@ -56,20 +47,21 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
     waiter.execution = execution
     error: Exception | None = None
     data = b""
+    outcome: Blob = data
     appended = False
     try:
         try:
             data = await _attempts(execution, flight)
-            outcome: Blob = data
+            outcome = data
             if len(data) > INLINE_LIMIT:
-                outcome, more = execution.blob(data)
+                outcome, more = blob_of(data)
                 artifacts = {**artifacts, **more} if artifacts else more
             event = work.completed_event(flight, time.time(), outcome)
             if flight.result is not None:
                 artifacts = {**(artifacts or {}), **work.outcome_artifacts(flight)}
         except Exception as failure:
             error = failure
-            data, event, artifacts = _failed(execution, flight, failure, artifacts, final=True)
+            data, event, artifacts = _failed(flight, failure, artifacts, final=True)
         if execution.leaving:
             raise Suspended
         appended = True
@@ -88,6 +80,8 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
         del execution.flights[call.key]
     if error is not None:
         raise execution.failed_with(data, call) from error
+    if work.kind == "save":
+        execution.saved[call.inputs.args[0]] = outcome
     return work.decode_outcome(data)
 
 
@@ -110,7 +104,7 @@ async def _attempts(execution: Execution, flight: Flight) -> bytes:
             delay = work.retry_after(error, flight.attempt)
             if delay is None or execution.leaving:
                 raise
-            _, event, artifacts = _failed(execution, flight, error, execution.artifacts_of(flight), final=False)
+            _, event, artifacts = _failed(flight, error, execution.artifacts_of(flight), final=False)
             execution.append([event], artifacts=artifacts)
             await asyncio.sleep(delay)
             flight.known = []
@@ -135,7 +129,7 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
             return call.work.decode_outcome(await execution.bytes_of(effect.outcome))
     execution.order += 1
     flight = Flight(execution, call, execution.order, call.party)
-    flight.inputs, artifacts = execution.blob(flight.data)
+    flight.inputs, artifacts = blob_of(flight.data)
     flight.known = execution.history.children(call.key, 1)
     execution.flights[call.key] = flight
     try:
@@ -146,12 +140,14 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
         except Exception as failure:
             if execution.leaving:
                 raise Suspended from None
-            data, failed, artifacts = _failed(execution, flight, failure, artifacts, final=True)
+            data, failed, artifacts = _failed(flight, failure, artifacts, final=True)
             await execution.append_durably([failed], artifacts)
             raise execution.failed_with(data, call) from failure
-        outcome, more = execution.blob(data)
+        outcome, more = blob_of(data)
         event = call.work.completed_event(flight, time.time(), outcome)
         await execution.append_durably([event], {**artifacts, **more, **call.work.outcome_artifacts(flight)})
+        if call.work.kind == "save":
+            execution.saved[call.inputs.args[0]] = outcome
     finally:
         del execution.flights[call.key]
     return call.work.decode_outcome(data)
@@ -177,10 +173,10 @@ def _effect_inside(execution: Execution, call: Call[Any], inside: Flight) -> Rec
 
 
 def _failed(
-    execution: Execution, flight: Flight, error: Exception, artifacts: dict[bytes, bytes] | None, *, final: bool
+    flight: Flight, error: Exception, artifacts: dict[bytes, bytes] | None, *, final: bool
 ) -> tuple[bytes, StepFailed, dict[bytes, bytes]]:
     data = codec.encode_exception(error)
-    blob, more = execution.blob(data)
+    blob, more = blob_of(data)
     event = StepFailed(
         v=1, at=time.time(), key=flight.key, kind=flight.call.work.kind, fingerprint=flight.fingerprint,
         code=flight.code, inputs=flight.inputs, order=flight.order, attempt=flight.attempt,
@@ -190,7 +186,7 @@ def _failed(
 
 
 def _gave_up(execution: Execution, flight: Flight, outcome: Blob | None) -> None:
-    blob, artifacts = execution.blob(outcome) if isinstance(outcome, bytes) else (outcome, {})
+    blob, artifacts = blob_of(outcome) if isinstance(outcome, bytes) else (outcome, {})
     event = StepCancelled(
         v=1, at=time.time(), key=flight.key, kind=flight.call.work.kind, fingerprint=flight.fingerprint,
         code=flight.code, inputs=flight.inputs, order=flight.order, attempt=flight.attempt,
@@ -211,7 +207,7 @@ def gave_up_waiting(execution: Execution, call: Call[Any], record: Record | None
         outcome = record.outcome if record.state == "completed" else None
     execution.order += 1
     flight = Flight(execution, call, execution.order, None)
-    flight.inputs, _ = execution.blob(flight.data)
+    flight.inputs, _ = blob_of(flight.data)
     if record is not None:
         flight.attempt = record.event.attempt
         flight.started = getattr(record.event, "started", record.event.at)

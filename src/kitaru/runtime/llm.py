@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 import msgspec
 
 from kitaru.errors import AnswerError, CredentialError, UsageError
+from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.conversation import Message, Nodes, chained, normalised
 from kitaru.runtime.handle import outermost
@@ -43,8 +44,8 @@ SHORT_PROMPT: Final = 1024
 class Reply(msgspec.Struct, frozen=True):
     """A model's whole answer.
 
-    `message` is what to append for the next turn. `latency` is in seconds, waits between attempts included. `cost` is in USD,
-    None where it is not known.
+    `message` is what to append for the next turn. `latency` is in seconds, waits between attempts included. `cost` is
+    in USD, None where it is not known.
     """
 
     text: str
@@ -168,6 +169,7 @@ class LlmWork(Work):
         return _reply(call, sent) if self._settings.whole else sent.reply.text
 
     async def run(self, call: Call[Any]) -> object:
+        del call
         return await one_call(self)
 
     def wait_in_thread(self, call: Call[Any]) -> None:
@@ -202,7 +204,7 @@ class LlmWork(Work):
         result: Any = flight.result
         call, sent, source = result
         reply = sent.reply
-        response, _ = flight.execution.blob(reply.raw)
+        response, _ = blob_of(reply.raw)
         usage = reply.usage
         return LlmCompleted(
             1, at, flight.key, "llm", flight.fingerprint, flight.code, flight.inputs, flight.order, flight.attempt,
@@ -222,7 +224,7 @@ class LlmWork(Work):
 
     def outcome_artifacts(self, flight: Flight) -> dict[bytes, bytes]:
         result: Any = flight.result
-        return flight.execution.blob(result[1].reply.raw)[1] if result is not None else {}
+        return blob_of(result[1].reply.raw)[1] if result is not None else {}
 
     def again(self) -> Call[Any]:
         """The same call, made in the flow that this code stands in."""
@@ -400,7 +402,7 @@ def _warn_of_stray(call: Call[Any]) -> None:
 
     if threading.current_thread() is not threading.main_thread() and any_run_is_live():
         warnings.warn(
-            f"the model call at {call.where} is in a thread that belongs to no flow: it is recorded as a run of its own",
+            f"the model call at {call.where} is in a thread of no flow: it is recorded as a run of its own",
             RuntimeWarning,
             stacklevel=4,
         )

@@ -25,10 +25,8 @@ def load_spec(spec: str) -> Flow[..., Any]:
         NotFoundError: No such file or module.
     """
     target, _, name = spec.partition(":")
-    if target.endswith(".py") or "/" in target:
-        module = load_file(Path(target))
-    else:
-        module = _import(target)
+    is_file = target.endswith(".py") or "/" in target
+    module = load_file(Path(target)) if is_file else _import(target)
     if name:
         return _flow_in(module, name, spec)
     flows = {n: v for n, v in vars(module).items() if isinstance(v, Flow) and v.work.module == module.__name__}
@@ -71,8 +69,8 @@ def loaded_flow(ref: FlowRef) -> Flow[..., Any] | None:
 
 
 def load_file(path: Path) -> ModuleType:
-    """A script or module by its path. A module of a package that can be imported is imported under its own name; any other
-    file is loaded once, and stands for the script that it is when run as `__main__`.
+    """A script or module by its path. A module of a package that can be imported is imported under its own name; any
+    other file is loaded once, and stands for the script that it is when run as `__main__`.
 
     Raises:
         NotFoundError: No such file.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from kitaru.errors import (
     Suspended,
 )
+from kitaru.runtime import live
 from kitaru.runtime.call import Call
+from kitaru.runtime.flight import Flight
+from kitaru.runtime.refusals import refusal
 from kitaru.runtime.replay import EXECUTE, Decision, Record, Verdict
 from kitaru.runtime.turns import Waiter
 from kitaru.store.events import (
@@ -21,25 +24,13 @@ from kitaru.store.events import (
 from kitaru.store.protocol import Turn
 
 if TYPE_CHECKING:
-    pass
-
-INLINE_LIMIT: Final = 1024
-"""Bytes up to which a value stands in its event; a larger one is an artifact."""
-PASS_EVERY: Final = 0.004
-"""Seconds of replay after which the loop gets a pass."""
-
-
-from kitaru.runtime import live
-from kitaru.runtime.flight import Flight
-from kitaru.runtime.refusals import refusal
-
-if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
 
 
 async def take(
     execution: Execution, call: Call[Any], record: Record | None, decision: Decision, party: object
 ) -> object:
+    """Take a call to what the log or the replay's options answer for it, by the decision made."""
     verdict = decision.verdict
     work = call.work
     if verdict is Verdict.OVERRIDE:
@@ -56,6 +47,8 @@ async def take(
         execution.asking[record.key] = call
         blob = record.event.error if isinstance(record.event, StepFailed) else record.outcome
         data = blob if isinstance(blob, bytes) else await _read_ahead(execution, blob)
+        if work.kind == "save":
+            execution.saved[call.inputs.args[0]] = blob
         waiter = execution.turns.ask(record.key, party)
         waiter.asked_as = call.key
         try:
@@ -155,7 +148,7 @@ def value_now(execution: Execution, call: Call[Any], make: Any) -> object:
     if place is not None and place.inside is None and (execution.records or execution.rules.replaying):
         record = execution.find(call)
         decision = execution.decision(call, record)
-        if work.kind == "log" and (record is None or not record.own) and execution.rules.replaying:
+        if work.anew and (record is None or not record.own) and execution.rules.replaying:
             # Not what it said then: what it says now.
             if record is not None:
                 execution.claim(record)

@@ -163,6 +163,9 @@ class _Compared:
         child = None
         if event.kind == "flow":
             child = await self._child(record.key)
+        output = "new" if was is None else await self._output(record, was)
+        if event.kind == "load" and output == "same":
+            return _line(record.key, was, "reused")
         return ReplayLine(
             record.key,
             name_of(record.key),
@@ -171,7 +174,7 @@ class _Compared:
             seconds=record.seconds,
             was_seconds=was.seconds if was is not None else None,
             why=why,
-            output="new" if was is None else await self._output(record, was),
+            output=output,
             cost=_cost(record),
             was_cost=_cost(was),
             child=child,

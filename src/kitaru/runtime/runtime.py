@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
 
 from kitaru.errors import (
+    DivergenceError,
     ForkedProcessError,
     KitaruError,
     NotFoundError,
@@ -62,8 +63,8 @@ CHECKPOINT_THREADS: Final = 64
 class Runtime:
     """A store and the runs of this process in it. Two runtimes in one process share nothing.
 
-    `async with Runtime(...)` opens it, resumes the unfinished runs of loaded flows that nobody owns, and on leaving parks
-    its runs instead of failing them.
+    `async with Runtime(...)` opens it, resumes the unfinished runs of loaded flows that nobody owns, and on leaving
+    parks its runs instead of failing them.
 
     Args:
         store: A URL such as `sqlite:///runs.db`, or a store. By default `KITARU_STORE`, else
@@ -94,6 +95,8 @@ class Runtime:
         self._recover_every = recover_every
         self._hosts: dict[asyncio.AbstractEventLoop, Host] = {}
         self._executions: dict[str, Execution] = {}
+        self._diverged: set[str] = set()
+        """Runs whose code, as this process has it, does not fit their log: it would not fit the next time either."""
         self._lock = threading.Lock()
         self._opened: Future[None] | None = None
         self._background: BackgroundLoop | None = None
@@ -184,7 +187,7 @@ class Runtime:
             self.background(self._close_from_background()).result(timeout=self.patience)
 
     async def _close_from_background(self) -> None:
-        """Park the runs of the background loop, which this is called on, and leave the rest to the end of the process."""
+        """Park the runs of the background loop, which this is called on; the process's end is theirs on other loops."""
         host = self._hosts.get(asyncio.get_running_loop())
         if host is not None:
             await _drained(host)
@@ -236,8 +239,8 @@ class Runtime:
     # -- runs ---------------------------------------------------------------------------------------------------------
 
     async def start(self, flow: Flow[P, T], *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
-        """Start a run on this loop. An id that exists already gives that run's handle: one that nobody owns is resumed, one
-        owned elsewhere is followed, a finished one is given as it is.
+        """Start a run on this loop. An id that exists already gives that run's handle: one that nobody owns is resumed,
+        one owned elsewhere is followed, a finished one is given as it is.
 
         Raises:
             UsageError: The inputs do not fit, or the id belongs to another flow or other inputs.
@@ -254,8 +257,8 @@ class Runtime:
         return self.background(self.start(flow, *args, **kwargs)).result()
 
     async def _kept(self, run: str, taking: Coroutine[Any, Any, RunHandle[T]]) -> RunHandle[T]:
-        """Finish what makes this process the owner of `run` even if whoever waits for it gives up: an owned run that nobody
-        executes would be stuck until the process ends."""
+        """Finish what makes this process the owner of `run` even if whoever waits for it gives up: an owned run that
+        nobody executes would be stuck until the process ends."""
         context = copy_context()
         context.run(here.set, None)
         # Made directly, not through the loop's factory: it is no task of a flow that calls this.
@@ -278,8 +281,8 @@ class Runtime:
         models = current_registry()
         registry, more = blob_of(models)
         started = RunStarted(
-            v=1, at=time.time(), flow=work.ref, inputs=blob, fingerprint=fingerprint, kitaru=kitaru_version(), python=PYTHON,
-            parent=parent, registry=registry,
+            v=1, at=time.time(), flow=work.ref, inputs=blob, fingerprint=fingerprint, kitaru=kitaru_version(),
+            python=PYTHON, parent=parent, registry=registry,
         )  # fmt: skip
         append = Append(run, 0, [started], host.sink, artifacts={**artifacts, **more}, new=True)
         history = History(run)
@@ -316,8 +319,8 @@ class Runtime:
         return await self.resume(run, Flow(work))
 
     async def resume(self, run: str, flow: Flow[..., Any] | None = None) -> RunHandle[Any]:
-        """Go on with a run on this loop. A run that this process or another living one owns is followed; a finished one is
-        given as it is.
+        """Go on with a run on this loop. A run that this process or another living one owns is followed; a finished one
+        is given as it is.
 
         Args:
             run: The run's whole id.
@@ -420,7 +423,7 @@ class Runtime:
         await self.store.retry(run, RunRetried(1, time.time(), dropped))
 
     async def replay(self, run: str, options: ReplayOptions | None = None, flow: Flow[..., Any] | None = None) -> Fork:
-        """Make a new run from an old one, on this loop, that executes only what its options and the present code ask for.
+        """Make a new run from an old one, on this loop, that executes only what its options and the code ask for.
 
         Args:
             run: The source run's whole id. Its log is not touched.
@@ -457,7 +460,7 @@ class Runtime:
         await self.open()
         resumed = []
         for run in await self.store.unowned(()):
-            if run in self._executions:
+            if run in self._executions or run in self._diverged:
                 continue
             try:
                 flow = loader.loaded_flow((await self._first_event(run)).flow)
@@ -478,6 +481,8 @@ class Runtime:
 
     def ended(self, execution: Execution) -> None:
         """A run has left memory."""
+        if isinstance(execution.stopped_by, DivergenceError):
+            self._diverged.add(execution.run)
         if self._executions.get(execution.run) is execution:
             del self._executions[execution.run]
 

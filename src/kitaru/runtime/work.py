@@ -5,6 +5,7 @@ The engine (`execution`) knows only this interface; it asks for inputs, a code d
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -67,8 +68,8 @@ class Work:
     announced: bool = False
     """Whether its start is committed before it runs: it may be billed, or change the world."""
     effects: bool = False
-    in_thread: bool = False
-    """Whether calls of it are made and finished in sync code."""
+    anew: bool = False
+    """Whether a replay does it again whatever the source holds: it costs nothing, and its inputs do not tell all."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -220,8 +221,6 @@ def make_call(work: Work, place: Place | None, args: tuple[Any, ...], kwargs: di
     """A handle for one call of `work`, its inputs encoded if they can be already."""
     inputs = Inputs(args, kwargs)
     if place is not None:
-        try:
+        with contextlib.suppress(Unresolved):
             work.encode_inputs(inputs)
-        except Unresolved:
-            pass
     return Call(work, place, inputs, frame)

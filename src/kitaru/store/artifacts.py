@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from kitaru.store.events import AnyEvent, Copied, Ref
+from kitaru.store.events import AnyEvent, Copied, Ref, StepCompleted
 
 DIGEST_SIZE: Final = 32
 
@@ -50,6 +50,8 @@ def named_by(event: AnyEvent) -> list[bytes]:
     """Digests of the artifacts that an event names itself (not those a node names in turn)."""
     if type(event) is Copied:
         return named_by(_decode(event.event))
+    if type(event) is StepCompleted and type(event.inputs) is bytes and type(event.outcome) is bytes:
+        return []
     found: list[bytes] = []
     one, many = _fields(type(event))
     for name in one:

@@ -41,7 +41,7 @@ from kitaru.store.protocol import Append, Recorded, Sink, Turn
 encode_event: Final = msgspec.msgpack.Encoder().encode
 decode_event: Final[Callable[[bytes], AnyEvent]] = msgspec.msgpack.Decoder(AnyEvent).decode
 
-_SIZES: Final = (64, 8, 1)
+_SIZES: Final = (128, 64, 32, 16, 8, 4, 2, 1)
 _LEAVES: Final[frozenset[Status]] = FINISHED | {"parked"}
 """Statuses that end ownership."""
 

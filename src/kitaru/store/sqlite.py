@@ -30,6 +30,7 @@ T = TypeVar("T")
 _PREFIX: Final = "sqlite:///"
 _GLANCE: Final = 0.08
 _LAST_WORDS: Final = 5.0
+_AT_ONCE: Final = 5_000
 
 
 class SqliteStore:
@@ -210,8 +211,17 @@ class SqliteStore:
         Raises:
             CorruptStoreError: An event cannot be decoded.
         """
-        rows = await self._reading(queries.events(self._open_readers(), run, after, limit))
-        return read_events(rows, functools.partial(failures.undecodable, self._path, run))
+        fail = functools.partial(failures.undecodable, self._path, run)
+        found: list[Recorded] = []
+        while limit is None or len(found) < limit:
+            # In portions, so that a long log is never held as rows and as events at once.
+            portion = _AT_ONCE if limit is None else min(_AT_ONCE, limit - len(found))
+            rows = await self._reading(queries.events(self._open_readers(), run, after, portion))
+            found += read_events(rows, fail)
+            if len(rows) < portion:
+                break
+            after = found[-1].seq
+        return found
 
     async def watch(self, run: str, *, after: int, timeout: float) -> list[Recorded]:
         """As `events`, but wait up to `timeout` seconds for the first one to come, whichever process appends it."""
