@@ -152,8 +152,8 @@ class StepCancelled(Boundary, frozen=True, array_like=True, tag=5):
 class LlmRequested(Boundary, frozen=True, array_like=True, tag=6):
     """A model call about to be sent. Its `code` digests the call after aliases and defaults, before any adapter.
 
-    A conversation too long to stand in `inputs` is a chain of artifacts, each naming its parent and holding one message;
-    `prompt` is its last one.
+    A conversation too long to stand in `inputs` is a chain of artifacts, each naming its parent and holding one
+    message; `prompt` is its last one.
     """
 
     model: str
