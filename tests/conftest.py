@@ -13,6 +13,7 @@ from blockbuster import BlockBuster
 
 from kitaru.adapters.standin import StandInServer
 from kitaru.runtime import default
+from kitaru.store.codec.classes import STAND_INS
 from kitaru.runtime.runtime import Runtime
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +36,7 @@ def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("KITARU_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("KITARU_STORE", f"sqlite:///{tmp_path}/default.db")
     modules, path = set(sys.modules), list(sys.path)
+    monkeypatch.setitem(vars(sys.modules["__main__"]), STAND_INS, [])
     yield
     opened = list(default._defaults.values())
     default._defaults.clear()

@@ -66,6 +66,11 @@ class RunHandle(Generic[T]):
             return cast(T, self._work.decode_outcome(self._execution.finished.result(timeout)))
         return cast(T, self._runtime.background(follow(self._runtime, self.id, self._work)).result(timeout))
 
+    @property
+    def exec_id(self) -> str:
+        """The run's id, under the name that public guides use."""
+        return self.id
+
     async def status(self) -> Status:
         """The run's status, from its log."""
         return (await self._runtime.store.run(self.id)).status

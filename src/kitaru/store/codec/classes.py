@@ -18,7 +18,7 @@ from kitaru.errors import DecodeError, UsageError
 
 # Both live on modules, so that they come and go with what they speak of.
 _STANDS_FOR_MAIN = "__kitaru_stands_for_main__"
-_STAND_INS = "__kitaru_stand_ins__"
+STAND_INS = "__kitaru_stand_ins__"
 
 
 def register_main_alias(module_name: str) -> None:
@@ -39,7 +39,7 @@ def register_main_alias(module_name: str) -> None:
         return
     setattr(module, _STANDS_FOR_MAIN, True)
     main = sys.modules["__main__"]
-    names: list[str] = main.__dict__.setdefault(_STAND_INS, [])
+    names: list[str] = main.__dict__.setdefault(STAND_INS, [])
     if module_name not in names:
         names.append(module_name)
 
@@ -157,7 +157,7 @@ class Classes:
             yield self._module
         main = sys.modules.get("__main__")
         if module == "__main__" and main is not None:
-            yield from reversed(main.__dict__.get(_STAND_INS, ()))
+            yield from reversed(main.__dict__.get(STAND_INS, ()))
         yield module
         if main is not None and module not in sys.modules and _is_running_as_main(main, module):
             yield "__main__"
