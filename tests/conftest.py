@@ -13,8 +13,8 @@ from blockbuster import BlockBuster
 
 from kitaru.adapters.standin import StandInServer
 from kitaru.runtime import default
-from kitaru.store.codec.classes import STAND_INS
 from kitaru.runtime.runtime import Runtime
+from kitaru.store.codec.classes import STAND_INS
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
