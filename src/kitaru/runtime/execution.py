@@ -295,16 +295,15 @@ class Execution:
 
     def acknowledged(self, appends: Sequence[Append]) -> None:
         """The store's answers to this run's appends, in order."""
-        self.turns.on_their_way -= sum(bool(a.turn) and type(a.context) is Waiter for a in appends)
-        if len(appends) == 1:
-            append = appends[0]
-            waiter = append.context
-            if append.error is None and append.turn_no and type(waiter) is Waiter and self.turns.hand_at_once(waiter):
-                return
+        turns = self.turns
         turn: list[Waiter] = []
         number = 0
         for append in appends:
             waiter = append.context
+            if append.turn and type(waiter) is Waiter:
+                turns.on_their_way -= 1
+                if len(appends) == 1 and append.error is None and turns.hand_at_once(waiter):
+                    return
             if append.error is not None:
                 self.stop(append.error)
                 if self.ending and type(waiter) is Waiter and not waiter.future.done():
@@ -314,15 +313,15 @@ class Execution:
                 continue
             if append.turn_no:
                 if append.turn_no != number and turn:
-                    self.turns.ready(turn)
+                    turns.ready(turn)
                     turn = []
                 number = append.turn_no
                 turn.append(waiter)
             elif not waiter.future.done():
                 waiter.future.set_result(None)
         if turn:
-            self.turns.ready(turn)
-        self.turns.pump()
+            turns.ready(turn)
+        turns.pump()
 
     # -- what the turns meet ------------------------------------------------------------------------------------------
 

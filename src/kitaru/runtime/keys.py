@@ -43,13 +43,16 @@ class Place:
         self.prefix = prefix
         self.inside = inside
         self.thread = thread
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, int] | None = None
         self.reserved: dict[int, Place] = {}
         """Places kept, by the id of their coroutine, for tasks that are about to be born."""
 
     def key(self, name: str) -> str:
         """The key of the next boundary called `name` here."""
         counts = self.counts
+        if counts is None:
+            # Most places are those of checkpoints that call nothing durable.
+            counts = self.counts = {}
         ordinal = counts.get(name)
         if ordinal is None:
             counts[name] = 1
