@@ -96,7 +96,7 @@ async def asks(question: str) -> str:
 @checkpoint
 def naps(name: str) -> str:
     Path(name).write_text("napping")
-    time.sleep(3)
+    time.sleep(600)
     return name
 
 
@@ -121,7 +121,7 @@ async def slow() -> None:
     await asyncio.sleep(600)
 
 
-@checkpoint(retries=1)
+@checkpoint(retries=1, backoff=0.01)
 async def flaky(name: str) -> str:
     if not os.path.exists(name):
         Path(name).touch()

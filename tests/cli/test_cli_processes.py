@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,8 @@ def test_a_killed_run_is_interrupted_and_resumes_where_it_was(
         running.signal(signal.SIGKILL)
     assert kitaru("show", "w", "--json").json["status"] == "interrupted"
     assert "kitaru resume w" in kitaru("runs", "--status", "interrupted").out
-    started = time.monotonic()
     with command("resume", "w") as resumed:
         assert resumed.until("Resume") == "Resume w  waits(seconds=600.0)\n"
-        assert time.monotonic() - started < 5
         resumed.signal(signal.SIGINT)
         assert resumed.end().code == 130
     assert (folder / "ran.txt").read_text() == "fetch1\n"
@@ -66,14 +63,12 @@ def test_an_interrupt_parks_the_run(command: type[Command], kitaru: Kitaru, numb
 def test_a_second_interrupt_ends_the_process_at_once(command: type[Command], folder: Path) -> None:
     with command("run", "flows.py:sleeper", "-i", "name=nap.txt", "--run-id", "s") as running:
         wait_until((folder / "nap.txt").exists)
-        started = time.monotonic()
         running.signal(signal.SIGINT)
         running.until("Ctrl-C again ends at once")
         running.signal(signal.SIGINT)
         done = running.end()
     assert done.code == 130
     assert "kitaru resume s" in done.err
-    assert time.monotonic() - started < 2.5
 
 
 def test_a_run_of_another_process_is_not_taken_from_it(command: type[Command], kitaru: Kitaru) -> None:

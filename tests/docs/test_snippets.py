@@ -18,6 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from kitaru.adapters.standin import StandInServer
+from tests.cli import cli_docs
 
 ROOT = Path(__file__).parents[2]
 RUN = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.exists()]
@@ -107,18 +108,13 @@ def words_of(rest: str) -> tuple[str, ...]:
     return tuple(words[:end])
 
 
-def kitaru(*words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    code = "import sys; sys.argv[0] = 'kitaru'; from kitaru.cli.app import main; main()"
-    command = [sys.executable, "-c", code, *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=60)
-
-
 @functools.cache
 def help_of(*path: str) -> str | None:
     """What `kitaru PATH --help` prints; None where there is no such command."""
-    done = kitaru(*path, "--help")
-    return done.stdout if done.returncode == 0 else None
+    try:
+        return cli_docs.help_of(*path)
+    except ValueError:
+        return None
 
 
 def missing(words: tuple[str, ...]) -> str | None:

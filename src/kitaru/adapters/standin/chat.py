@@ -104,7 +104,7 @@ class Chat:
             await _send(send, 401, refused, headers)
             return
         low, high = self._options.latency_range
-        seconds = random.Random(f"{entry.digest}{entry.nth}").uniform(low, high)  # noqa: S311
+        seconds = random.Random(f"{entry.digest}{entry.nth}").uniform(low, high)  # noqa: S311 - no secret
         if fault is not None and fault.kind == "hang":
             await _gone(request)
             return
