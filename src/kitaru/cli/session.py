@@ -28,6 +28,8 @@ def with_runtime(store: str | None, work: Callable[[Runtime], Awaitable[T]]) -> 
         store: The store's URL; the default one if None.
         work: Gets the runtime, which is closed afterwards; it resumes nothing unasked.
     """
+    import anyio
+
     from kitaru.runtime.runtime import Runtime
 
     if store is not None:
@@ -38,7 +40,7 @@ def with_runtime(store: str | None, work: Callable[[Runtime], Awaitable[T]]) -> 
         async with Runtime(store, recover=False) as runtime:
             return await work(runtime)
 
-    return asyncio.run(enter())
+    return anyio.run(enter)
 
 
 class Interrupts:
