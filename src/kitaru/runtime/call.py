@@ -39,7 +39,6 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
         "_drivers",
         "_error",
         "_followers",
-        "_runner",
         "_state",
         "_task",
         "_value",
@@ -62,7 +61,6 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
         self._state = NEW
         self._value: Any = None
         self._error: BaseException | None = None
-        self._runner: Coroutine[Any, Any, Any] | None = None
         self._drivers: dict[object, Coroutine[Any, Any, Any]] | None = None
         self._followers: list[asyncio.Future[None]] | None = None
         self._task: asyncio.Task[Any] | None = None

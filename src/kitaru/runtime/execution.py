@@ -22,7 +22,7 @@ from kitaru.runtime.flight import Flight
 from kitaru.runtime.history import History
 from kitaru.runtime.keys import Place, here, name_of
 from kitaru.runtime.log import log
-from kitaru.runtime.replay import EXECUTE, REUSE, Asked, Decision, Record, Verdict, decide, moved
+from kitaru.runtime.replay import EXECUTE, REUSE, Asked, Decision, Record, Verdict, decide, moved, resumed
 from kitaru.runtime.turns import RecordedTurn, Turns, Waiter
 from kitaru.runtime.work import Unresolved, Work
 from kitaru.store import codec
@@ -191,6 +191,8 @@ class Execution:
         """What `replay.decide` says of this call."""
         work = call.work
         code = b""
+        if record is not None and record.own and not self.rules.overrides:
+            return resumed(record, work.kind, call.inputs.fingerprint)
         if record is not None and not record.own:
             code = self._code_beside(work, record)
         elif record is None and not self.rules.replaying:

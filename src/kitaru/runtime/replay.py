@@ -41,7 +41,8 @@ class Record:
     def outcome(self) -> Blob:
         """The encoded outcome of a completed boundary."""
         event = self.event
-        if isinstance(event, StepCompleted | LlmCompleted):
+        # Exact types: this is asked at every boundary of a replay.
+        if type(event) is StepCompleted or type(event) is LlmCompleted:
             return event.outcome
         return _NIL
 
@@ -133,7 +134,7 @@ def decide(record: Record | None, asked: Asked, rules: Rules) -> Decision:
     if asked.key in rules.overrides:
         return OVERRIDE
     if record is not None and record.own:
-        return _resumed(record, asked)
+        return resumed(record, asked.kind, asked.fingerprint)
     why = _changed(record, asked, rules)
     if not why and record is not None:
         return WAIT if record.state == "cancelled" else REUSE
@@ -144,11 +145,12 @@ def decide(record: Record | None, asked: Asked, rules: Rules) -> Decision:
     return Decision(Verdict.EXECUTE, why)
 
 
-def _resumed(record: Record, asked: Asked) -> Decision:
+def resumed(record: Record, kind: str, fingerprint: bytes) -> Decision:
+    """What to do at a boundary that the run's own log holds, and no override concerns."""
     event = record.event
-    if event.kind != asked.kind:
+    if event.kind != kind:
         return Decision(Verdict.DIVERGE, "kind")
-    if event.fingerprint != asked.fingerprint:
+    if event.fingerprint != fingerprint:
         return Decision(Verdict.DIVERGE, "inputs")
     if record.state == "started":
         return Decision(Verdict.EXECUTE, "was running when the process ended")
