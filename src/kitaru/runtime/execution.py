@@ -183,8 +183,7 @@ class Execution:
         if record is not None and record.claimed:
             record = None
         if record is None and self.history.may_move:
-            name = name_of(call.key)
-            record = moved(self.history.by_name(name), call.inputs.fingerprint)
+            record = moved(self.history.alike(name_of(call.key), call.inputs.fingerprint))
         return record
 
     def decision(self, call: Call[Any], record: Record | None) -> Decision:

@@ -64,7 +64,7 @@ class History:
         self.other_python = False
         self.started: RunStarted | None = None
         self._children: dict[str, list[Record]] = {}
-        self._names: dict[str, list[Record]] | None = None
+        self._alike: dict[tuple[str, bytes], list[Record]] | None = None
         self.pythons: set[str] = set()
         """The Python versions that wrote the log, or made what it copied."""
         self._effects_begun: set[str] = set()
@@ -74,13 +74,13 @@ class History:
         """Whether a key that is not recorded may take the record of another."""
         return self.rules.replaying or self.other_python
 
-    def by_name(self, name: str) -> list[Record]:
-        """The records of boundaries called `name`."""
-        if self._names is None:
-            self._names = {}
+    def alike(self, name: str, fingerprint: bytes) -> list[Record]:
+        """The records of boundaries called `name` with these inputs."""
+        if self._alike is None:
+            self._alike = {}
             for record in self.records.values():
-                self._names.setdefault(name_of(record.key), []).append(record)
-        return self._names.get(name, [])
+                self._alike.setdefault((name_of(record.key), record.event.fingerprint), []).append(record)
+        return self._alike.get((name, fingerprint), [])
 
     def children(self, key: str, attempt: int) -> list[Record]:
         """The finished boundaries inside one attempt of a checkpoint."""
@@ -100,8 +100,7 @@ class History:
         else:
             recorded, asked = shown(event.inputs), shown(call.inputs.data or b"")
         hint = "Mend the code and resume, or replay the run: `kitaru replay " + self.run + "`."
-        twins = [r for r in self.by_name(name_of(call.key)) if r is not record]
-        if any(r.event.fingerprint == call.inputs.fingerprint for r in twins):
+        if any(r is not record for r in self.alike(name_of(call.key), call.inputs.fingerprint)):
             hint = "Only the order of calls of that name differs: does the flow iterate over a set? Sort it. " + hint
         return DivergenceError(
             f"run {self.run} diverged at {call.key}, event {record.seq}\n"

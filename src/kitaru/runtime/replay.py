@@ -176,7 +176,7 @@ def _changed(record: Record | None, asked: Asked, rules: Rules) -> str:
     return "" if rules.keep_code else "code changed"
 
 
-def moved(records: Iterable[Record], fingerprint: bytes) -> Record | None:
-    """The only unclaimed record with that fingerprint among those of one name, if there is exactly one."""
-    found = [r for r in records if not r.claimed and r.state != "started" and r.event.fingerprint == fingerprint]
+def moved(alike: Iterable[Record]) -> Record | None:
+    """The only unclaimed record among those of one name and fingerprint, if there is exactly one."""
+    found = [r for r in alike if not r.claimed and r.state != "started"]
     return found[0] if len(found) == 1 else None
