@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from kitaru import Flow, Runtime
+from kitaru import Flow, Runtime, flow
 from kitaru.store.events import AnyEvent, Boundary, CodeSeen, RunClaimed, RunParked
 from kitaru.store.protocol import Recorded
 
@@ -146,3 +146,8 @@ class Script:
 def ran(path: Path) -> Sequence[str]:
     """The lines that steps of a script noted in a file."""
     return path.read_text().split() if path.exists() else []
+
+
+async def run_of(runtime: Runtime, body: Callable[[], Coroutine[object, object, object]]) -> object:
+    """Run a flow of this body, as the run `r`, to its result."""
+    return await (await runtime.start(flow(name="body")(body).options(run_id="r"))).result()
