@@ -38,6 +38,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 
 class KitaruError(Exception):
     """Base of everything Kitaru raises.
@@ -244,6 +246,12 @@ class CredentialError(ModelError):
     """The provider's name for the refused request."""
 
 
+Reason: TypeAlias = Literal[
+    "rate_limit", "overloaded", "quota", "context", "not_found", "forbidden", "unsupported", "invalid", "other"
+]
+"""What kind of failure a provider reports; it decides whether a fallback may help."""
+
+
 class ProviderError(ModelError):
     """The provider answered with an error.
 
@@ -253,6 +261,8 @@ class ProviderError(ModelError):
         retryable: Whether the same request may succeed later.
         retry_after: Seconds that the provider asks to wait, if it said so.
         provider_code: The provider's own code of the error.
+        reason: What kind of failure it is.
+        refuses: The setting that the provider refuses, where it names one of those that may be left out.
     """
 
     code = "provider"
@@ -266,6 +276,8 @@ class ProviderError(ModelError):
         retryable: bool = False,
         retry_after: float | None = None,
         provider_code: str | None = None,
+        reason: Reason = "other",
+        refuses: str = "",
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
@@ -274,6 +286,8 @@ class ProviderError(ModelError):
         self.retryable = retryable
         self.retry_after = retry_after
         self.provider_code = provider_code
+        self.reason: Reason = reason
+        self.refuses = refuses
 
 
 class ModelConnectionError(ModelError):

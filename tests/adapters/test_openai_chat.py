@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru.adapters import (
+    Adapter,
     Endpoint,
     Message,
     ModelCall,
@@ -17,13 +18,13 @@ from kitaru.adapters import (
     Settings,
     Usage,
     adapter,
-    provider,
     reply_of,
+    require_finished,
 )
 from kitaru.errors import AnswerError, CredentialError, ModelError, ProviderError, UsageError
 
-OPENAI = adapter(provider("openai"))
-COMPATIBLE = adapter(provider("openai-compatible"))
+OPENAI = adapter("openai")
+COMPATIBLE = adapter("openai-compatible")
 CANARY = "sk-canary-5f1d77c2a9"
 HI = (Message("user", "hi"),)
 HEADERS = {"x-request-id": "req-7", "content-type": "application/json"}
@@ -38,7 +39,7 @@ def endpoint(base_url: str = "https://h.example/v1", **kw: str) -> Endpoint:
 
 
 def sent(settings: Mapping[str, object], name: str = "openai") -> dict[str, object]:
-    body: dict[str, object] = json.loads(adapter(provider(name)).build_request(call(**settings), endpoint()).content)
+    body: dict[str, object] = json.loads(adapter(name).build_request(call(**settings), endpoint()).content)
     del body["model"], body["messages"]
     return body
 
@@ -49,7 +50,7 @@ def completion(message: object = None, finish: object = "stop", **more: object) 
 
 
 def parse(body: bytes, status: int = 200, headers: Mapping[str, str] = HEADERS) -> Reply:
-    return OPENAI.parse_response(status, headers, body)
+    return require_finished("openai", OPENAI.parse_response(call(), status, headers, body))
 
 
 # Requests
@@ -153,11 +154,8 @@ def test_openai_without_key_is_refused_naming_the_variable() -> None:
 @pytest.mark.parametrize(
     ("spoken", "base_url"), [(COMPATIBLE, "https://h.example/v1"), (OPENAI, "http://127.0.0.1:1/v1")]
 )
-def test_no_key_means_no_credential_header_where_none_is_needed(spoken: object, base_url: str) -> None:
-    assert spoken in (OPENAI, COMPATIBLE)
-    request = adapter(provider("openai" if spoken is OPENAI else "openai-compatible")).build_request(
-        call(), Endpoint(base_url=base_url)
-    )
+def test_no_key_means_no_credential_header_where_none_is_needed(spoken: Adapter, base_url: str) -> None:
+    request = spoken.build_request(call(), Endpoint(base_url=base_url))
     assert "authorization" not in request.headers
 
 

@@ -2,20 +2,66 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
-from kitaru.adapters.call import Message, Reply, Usage
-from kitaru.adapters.compatible import Provider
+from kitaru.adapters.fields import is_object, object_at, objects_in
+from kitaru.adapters.message import Message
+from kitaru.adapters.provider import Provider
+from kitaru.adapters.reply import Reply, Usage
 from kitaru.adapters.retry import retry_after
 from kitaru.adapters.secret import clean, excerpt
-from kitaru.errors import AnswerError, CredentialError, ModelError, ProviderError
+from kitaru.errors import AnswerError, CredentialError, ModelConnectionError, ModelError, ProviderError, Reason
 
 # Codes that stand for a status when the error comes inside HTTP 200, where the status says nothing.
-_PASSING_CODES: Final = frozenset({"rate_limit_exceeded", "server_error", "overloaded", "slow_down", "timeout"})
+_PASSING_CODES: Final = frozenset(
+    {
+        "rate_limit_exceeded", "server_error", "overloaded", "slow_down", "timeout",  # openai and its like
+        "overloaded_error", "rate_limit_error", "api_error", "timeout_error",  # anthropic
+        "UNAVAILABLE", "RESOURCE_EXHAUSTED", "INTERNAL", "DEADLINE_EXCEEDED",  # google
+    }
+)  # fmt: skip
+
+# Fields of request bodies that stand for a setting which may be left out.
+_ADVISORY_FIELDS: Final[Mapping[str, str]] = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "topP": "top_p",
+    "p": "top_p",
+    "seed": "seed",
+    "random_seed": "seed",
+    "reasoning_effort": "reasoning",
+    "reasoning": "reasoning",
+    "reasoning.effort": "reasoning",
+    "effort": "reasoning",
+    "output_config.effort": "reasoning",
+    "thinking": "reasoning",
+    "thinking_config": "reasoning",
+    "thinkingConfig": "reasoning",
+    "thinkingBudget": "reasoning",
+    "thinkingLevel": "reasoning",
+    "think": "reasoning",
+    "prompt_mode": "reasoning",
+    "num_ctx": "context_length",
+}
+
+# "Unsupported value: 'temperature' ...", "temperature: Extra inputs are not permitted", "`top_p` is not supported",
+# "\"llama3\" does not support thinking".
+_REFUSAL: Final = re.compile(
+    r"unsupported|not (?:be )?(?:supported|permitted|allowed|available)|(?:does|do)(?: not|n't) support|extra inputs"
+    r"|unknown (?:name|field|parameter)|unrecognized|deprecated|only the default",
+    re.IGNORECASE,
+)
+
+_CONTEXT: Final = re.compile(
+    r"context[ _](?:length|window)|maximum context|prompt is too long|too many tokens|input (?:is )?too long"
+    r"|exceeds the (?:maximum number of tokens|model's max|limit of)|input token count",
+    re.IGNORECASE,
+)
 
 
 class Complaint(NamedTuple):
@@ -25,6 +71,14 @@ class Complaint(NamedTuple):
     code: str = ""
     kind: str = ""
     param: str = ""
+    request_id: str = ""
+    wait: float | None = None
+    spent: bool = False
+
+    @property
+    def label(self) -> str:
+        """The provider's own word for the error."""
+        return self.code or self.kind
 
 
 def decode(body: bytes) -> object:
@@ -49,7 +103,8 @@ def complaint(payload: object) -> Complaint:
     """Return what an error body says, whatever its shape.
 
     Known: `{error: {message, type, param, code}}`, `{error: "text"}`, `[{error: ...}]`, `{message, code}`,
-    `{detail: ...}`; messages that are objects themselves are shown as JSON.
+    `{detail: ...}`, google's `{error: {code, message, status, details}}`, anthropic's `{error, request_id}`; messages
+    that are objects themselves are shown as JSON.
     """
     if isinstance(payload, list) and payload:
         payload = payload[0]
@@ -57,17 +112,29 @@ def complaint(payload: object) -> Complaint:
         return Complaint(clean(payload))
     if not isinstance(payload, dict):
         return Complaint()
+    name = _line(payload.get("request_id"), 200)
     inner = payload.get("error")
     if isinstance(inner, dict):
         payload = inner
     elif inner and isinstance(inner, str):
         payload = {"message": inner, **{key: value for key, value in payload.items() if key in ("code", "type")}}
     message = payload.get("message") or payload.get("detail") or payload.get("msg")
+    details = payload.get("details")
+    code = payload.get("code")
+    # google: the status word says more than the number; anthropic: the detailed code more than the type.
+    code = payload.get("status") if isinstance(code, int) and payload.get("status") else code
+    code = object_at(details).get("error_code") or code
+    param = payload.get("param")
+    if isinstance(message, dict | list) or payload.get("detail"):
+        param = param or _location(payload)
     return Complaint(
         _line(message, 500),
-        _line(payload.get("code"), 100),
+        _line(code, 100),
         _line(payload.get("type"), 100),
-        _line(payload.get("param"), 100),
+        _line(param, 100),
+        name,
+        _retry_delay(details),
+        _daily(details),
     )
 
 
@@ -80,57 +147,64 @@ def failure(row: Provider, status: int, headers: Mapping[str, str], body: bytes)
         headers: By lower-case name.
         body: Decompressed.
     """
-    name = request_id(row, headers)
     try:
         said = complaint(decode(body))
     except ValueError:
         said = Complaint()
-    label = said.code or said.kind
+    name = request_id(row, headers) or said.request_id
     message = f"{row.name} answered {status}"
-    if label:
-        message += f" ({label})"
+    if said.label:
+        message += f" ({said.label})"
     if said.message:
         message += f": {said.message}"
     elif body:
         message += f", and not in the API's form: {excerpt(body)}"
     message += f" (request {name})" if name else ""
-    if status == 401:
+    if status == 401 or (status == 498 and 498 not in row.retryable):  # cohere: an invalid token
         refused = CredentialError(message, hint=_key_hint(row))
         refused.status, refused.request_id = status, name or None
         return refused
-    if status == 400 and label == "content_filter":  # azure reports a filtered prompt as a 400
+    if status == 400 and said.label == "content_filter":  # azure reports a filtered prompt as a 400
         reply = Reply("", Message("assistant", ""), "content_filter", Usage(), "", name, body)
         filtered = AnswerError(message, hint="Word the request differently, or ask another model.")
         filtered.reply = reply
         return filtered
+    reason = _reason(row, status, said)
     return ProviderError(
         message,
         status=status,
         request_id=name or None,
-        retryable=_retryable(row, status, headers, said),
-        retry_after=retry_after(headers),
-        provider_code=label or None,
-        hint=_hint(row, status, headers, said),
+        retryable=_retryable(row, status, headers, reason),
+        retry_after=said.wait if (asked := retry_after(headers)) is None else asked,
+        provider_code=said.label or None,
+        reason=reason,
+        refuses=_refused_setting(status, said),
+        hint=_hint(status, headers, reason),
     )
 
 
 def failure_within(row: Provider, status: int, headers: Mapping[str, str], payload: object) -> ProviderError:
-    """Return the exception for an error object that came inside a success."""
+    """Return the exception for an error object that came inside a success, in its body or in its stream."""
     said = complaint({"error": payload})
-    name = request_id(row, headers)
-    inner = int(said.code) if said.code.isascii() and said.code.isdigit() and len(said.code) == 3 else 0
+    name = request_id(row, headers) or said.request_id
+    number = payload.get("code") if is_object(payload) else None
+    stated = str(number) if isinstance(number, int) else said.code
+    inner = int(stated) if stated.isascii() and stated.isdigit() and len(stated) == 3 else 0
+    reason = _reason(row, inner, said)
     passing = inner >= 500 or inner in row.retryable or bool({said.code, said.kind} & _PASSING_CODES)
-    label = said.code or said.kind
+    if passing and reason == "other":
+        reason = "rate_limit" if "rate_limit" in said.label or inner == 429 else "overloaded"
     return ProviderError(
         f"{row.name} answered {status}, but with an error inside"
-        + (f" ({label})" if label else "")
+        + (f" ({said.label})" if said.label else "")
         + (f": {said.message}" if said.message else "")
         + (f" (request {name})" if name else ""),
         status=status,
         request_id=name or None,
-        retryable=passing and not _quota(row, said),
-        retry_after=retry_after(headers),
-        provider_code=label or None,
+        retryable=passing and reason not in ("quota", "context"),
+        retry_after=said.wait if (asked := retry_after(headers)) is None else asked,
+        provider_code=said.label or None,
+        reason=reason,
     )
 
 
@@ -150,7 +224,24 @@ def malformed(row: Provider, status: int, headers: Mapping[str, str], body: byte
         status=status,
         request_id=name or None,
         retryable=not page and why.startswith(_NOT_JSON),
+        reason="invalid",
         hint="Check the base URL: most end in /v1." if page or not why.startswith(_NOT_JSON) else None,
+    )
+
+
+def cut_short(row: Provider, headers: Mapping[str, str], missing: str) -> ModelConnectionError:
+    """Return the exception for a stream that ended without its end marker.
+
+    Args:
+        row: Who answered.
+        headers: By lower-case name.
+        missing: The end marker, as a reader of the API's documents knows it.
+    """
+    name = request_id(row, headers)
+    return ModelConnectionError(
+        f"the stream of {row.name} ended without {missing}: what arrived is not the whole answer"
+        + (f" (request {name})" if name else ""),
+        sent=True,
     )
 
 
@@ -162,10 +253,48 @@ def not_json(reason: str) -> str:
     return f"{_NOT_JSON} ({reason})" if reason else _NOT_JSON
 
 
-def _retryable(row: Provider, status: int, headers: Mapping[str, str], said: Complaint) -> bool:
-    if _quota(row, said):
-        return False
-    if 200 <= status < 400:
+def _reason(row: Provider, status: int, said: Complaint) -> Reason:
+    text = said.message.lower()
+    if said.spent or status == 402 or not row.quota_codes.isdisjoint((said.code, said.kind)):
+        return "quota"
+    if any(phrase in text for phrase in row.quota_phrases):
+        return "quota"
+    if status in (0, 400, 413, 422) and ("context_length" in said.label or _CONTEXT.search(said.message)):
+        return "context"
+    if _refused_setting(status, said):
+        return "unsupported"
+    match status:
+        case 429:
+            return "rate_limit"
+        case 403:
+            return "forbidden"
+        case 404:
+            return "not_found"
+        case 413:
+            return "context"
+        case 503 | 529:
+            return "overloaded"
+        case _:
+            return "overloaded" if status >= 500 else "other"
+
+
+def _refused_setting(status: int, said: Complaint) -> str:
+    """Return the setting that an error names as not taken, where it is one that may be left out."""
+    if status not in (400, 422):
+        return ""
+    told = said.code in ("unsupported_value", "unsupported_parameter", "unknown_parameter", "extra_forbidden")
+    if not (told or _REFUSAL.search(said.message) or said.kind == "extra_forbidden"):
+        return ""
+    if said.param:
+        return _ADVISORY_FIELDS.get(said.param.removeprefix("body."), "")
+    # The field that is named first, if it is the only one that could be meant.
+    named = re.findall(r"[`'\"]?([A-Za-z_][A-Za-z_.]*)[`'\"]?", said.message)
+    known = [_ADVISORY_FIELDS[word] for word in named if len(word) > 1 and word in _ADVISORY_FIELDS]
+    return known[0] if known else ""
+
+
+def _retryable(row: Provider, status: int, headers: Mapping[str, str], reason: Reason) -> bool:
+    if reason in ("quota", "context") or 200 <= status < 400:
         return False
     match headers.get("x-should-retry", "").strip().lower():  # openai SDK `_base_client.py`: the server knows best
         case "true":
@@ -176,24 +305,51 @@ def _retryable(row: Provider, status: int, headers: Mapping[str, str], said: Com
             return status in row.retryable or status >= 500
 
 
-def _quota(row: Provider, said: Complaint) -> bool:
-    return not row.quota_codes.isdisjoint((said.code, said.kind))
+def _retry_delay(details: object) -> float | None:
+    """Google's `RetryInfo.retryDelay`, such as "36s"."""
+    for detail in objects_in(details):
+        stated = detail.get("retryDelay")
+        if isinstance(stated, str) and re.fullmatch(r"\d{1,9}(\.\d{1,9})?s", stated):
+            return float(stated[:-1])
+    return None
 
 
-def _hint(row: Provider, status: int, headers: Mapping[str, str], said: Complaint) -> str | None:
-    if _quota(row, said):
+def _daily(details: object) -> bool:
+    """Google's `QuotaFailure` of a day's quota: a short delay may stand beside it, and does not help."""
+    return any(
+        "PerDay" in str(violation.get("quotaId", ""))
+        for detail in objects_in(details)
+        for violation in objects_in(detail.get("violations"))
+    )
+
+
+def _location(payload: dict[str, object]) -> str:
+    """Mistral's and FastAPI's `detail: [{loc: ["body", "seed"], ...}]`."""
+    for source in (payload.get("message"), payload.get("detail"), payload):
+        listed = source.get("detail") if is_object(source) else source
+        for one in objects_in(listed):
+            place = one.get("loc")
+            if isinstance(place, list) and place:
+                return str(place[-1])
+    return ""
+
+
+def _hint(status: int, headers: Mapping[str, str], reason: Reason) -> str | None:
+    if reason == "quota":
         return "The quota is spent: waiting does not help, look at the account's billing."
     if 300 <= status < 400:
         target = urlsplit(headers.get("location", ""))
         to = f" (to {clean(f'{target.scheme}://{target.hostname}', 100)})" if target.hostname else ""
         return f"Redirects{to} are not followed, so that no key travels along: name the final address as base URL."
-    if status == 403:
-        return "The key is known but may not do this: check its permissions, the project, and the region."
-    if status == 404:
-        return "Check the model's name, and that the base URL is complete: most end in /v1."
-    if status == 413 or said.code == "context_length_exceeded":
-        return "The request is too long for the model: shorten it, or choose a model with a longer context."
-    return None
+    match reason:
+        case "forbidden":
+            return "The key is known but may not do this: check its permissions, the project, and the region."
+        case "not_found":
+            return "Check the model's name, and that the base URL is complete: most end in /v1."
+        case "context":
+            return "The request is too long for the model: shorten it, or choose a model with a longer context."
+        case _:
+            return None
 
 
 def _key_hint(row: Provider) -> str:

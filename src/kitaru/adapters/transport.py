@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from kitaru.adapters.call import Adapter, Attempt, Endpoint, ModelCall, Reply, reply_of
+from kitaru.adapters.adapter import Adapter
+from kitaru.adapters.call import ModelCall
+from kitaru.adapters.endpoint import Endpoint
 from kitaru.adapters.exchange import Exchange, Timeouts
+from kitaru.adapters.reply import Attempt, Reply, reply_of
 from kitaru.adapters.retry import MAX_RETRY_AFTER, RetryPolicy, retry_after
 from kitaru.adapters.secret import clean
 from kitaru.errors import AnswerError, CredentialError, ModelConnectionError, ModelError, ProviderError, UsageError
@@ -187,7 +190,7 @@ class Transport:
         try:
             body = await clients.exchange(request, job.call.provider, secrets, job.timeout, left, exchange)
             billed = exchange.status in _GAVE_UP
-            reply = job.adapter.parse_response(exchange.status, exchange.headers, body)
+            reply = job.adapter.parse_response(job.call, exchange.status, exchange.headers, body)
             problem, name = "", reply.request_id
             return reply
         except UsageError as error:

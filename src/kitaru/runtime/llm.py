@@ -145,10 +145,9 @@ class LlmWork(Work):
     # -- the call -----------------------------------------------------------------------------------------------------
 
     async def perform(self, flight: Flight) -> object:
-        from kitaru.adapters import RetryPolicy, Sent, Timeouts, adapter, attempts_of, provider, reply_of
+        from kitaru.adapters import RetryPolicy, Sent, Timeouts, adapter, attempts_of, reply_of, require_finished
 
         call = self._call(flight.execution)
-        row = provider(call.provider)
         endpoint, source = _endpoint(call.provider, self._settings.base_url, self._sending)
         retry = self._sending.retry
         begun = time.monotonic()
@@ -156,7 +155,7 @@ class LlmWork(Work):
             sent = await flight.execution.host.transport.send(
                 call,
                 endpoint,
-                adapter(row),
+                adapter(call.provider),
                 retry=RetryPolicy(attempts=retry) if isinstance(retry, int) else retry,
                 timeout=Timeouts(total=self._sending.timeout) if self._sending.timeout is not None else None,
             )
@@ -166,7 +165,9 @@ class LlmWork(Work):
                 raise
             sent = Sent(reply, attempts_of(error), time.monotonic() - begun, reply.warnings)
         flight.result = (call, sent, source)
-        return _reply(call, sent) if self._settings.whole else sent.reply.text
+        if self._settings.whole:
+            return _reply(call, sent)
+        return require_finished(call.provider, sent.reply).text
 
     async def run(self, call: Call[Any]) -> object:
         del call

@@ -1,0 +1,105 @@
+"""Every provider by name: one line of registration each, and how a model's full name is read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Final, cast
+
+from kitaru.adapters.adapter import Adapter
+from kitaru.adapters.provider import Provider
+from kitaru.errors import UsageError
+
+# A module of each provider with a wire format of its own, with its adapter as ADAPTER; imported when it is asked for.
+# All others are rows of `compatible`.
+_MODULES: Final[Mapping[str, str]] = {}
+
+_ALIASES: Final[Mapping[str, str]] = {"gemini": "google"}
+
+
+def adapter(name: str) -> Adapter:
+    """Return the adapter that speaks to a provider.
+
+    Args:
+        name: What stands before the first `/` of a model's full name.
+
+    Raises:
+        UsageError: There is none; the message lists those there are, the hint names the closest.
+    """
+    name = _ALIASES.get(name, name)
+    module = _MODULES.get(name)
+    if module is not None:
+        return cast("Adapter", import_module(f"kitaru.adapters.{module}").ADAPTER)
+    from kitaru.adapters.compatible import ADAPTERS
+
+    found = ADAPTERS.get(name)
+    if found is not None:
+        return found
+    known = names()
+    close = difflib.get_close_matches(name.strip().lower(), [*known, *_ALIASES], n=1)
+    hint = (
+        f"Did you mean {close[0]!r}?"
+        if close
+        else "Any server with OpenAI's API: openai-compatible/MODEL with base_url=."
+    )
+    raise UsageError(f"no provider is called {name!r}; known are {', '.join(known)}", hint=hint)
+
+
+def provider(name: str) -> Provider:
+    """Return the row of a provider.
+
+    Raises:
+        UsageError: There is none.
+    """
+    return adapter(name).row
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all providers, those with a wire format of their own first."""
+    from kitaru.adapters.compatible import ADAPTERS
+
+    return (*_MODULES, *(name for name in ADAPTERS if name not in _MODULES))
+
+
+def providers() -> tuple[Provider, ...]:
+    """Return the rows of all providers. Imports every wire format."""
+    return tuple(provider(name) for name in names())
+
+
+def split_model(name: str, default_provider: str = "") -> tuple[str, str]:
+    """Split a model's full name at its first `/` only.
+
+    Args:
+        name: Such as `openai/gpt-5-nano` or `openai-compatible/org/model`.
+        default_provider: The provider of a name without one; empty where that is an error.
+
+    Returns:
+        The provider's name (never an alias of it) and the model's. Whether the provider exists is for `provider` to
+        say.
+
+    Raises:
+        UsageError: No provider, or no model, in it.
+    """
+    before, slash, after = name.partition("/")
+    if slash and before.strip() and after.strip():
+        return _ALIASES.get(before.strip(), before.strip()), after.strip()
+    if slash:
+        raise UsageError(
+            f"{name!r} names no {'model' if before.strip() else 'provider'}", hint="A full name is PROVIDER/MODEL."
+        )
+    bare = name.strip()
+    if not bare:
+        raise UsageError("the model's name is empty", hint="A full name is PROVIDER/MODEL.")
+    if bare in names() or bare in _ALIASES:
+        raise UsageError(f"{bare!r} is a provider, not a model", hint=f"Add the model: {bare}/MODEL.")
+    if default_provider:
+        return _ALIASES.get(default_provider, default_provider), bare
+    owner = next((row.name for row in providers() if bare.lower().startswith(row.model_prefixes or ("\0",))), None)
+    if owner is None and ":" in bare:
+        owner = "ollama"  # tags such as llama3.2:1b are its habit
+    if owner is not None:
+        hint = f"Did you mean '{owner}/{bare}'?"
+    else:
+        hint = f"Put the provider first, such as 'openai-compatible/{bare}' with base_url=."
+    raise UsageError(f"the model {bare!r} names no provider", hint=hint)

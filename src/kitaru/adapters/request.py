@@ -1,0 +1,164 @@
+"""Building a request: addresses, keys and bodies, checked alike for every wire format."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from kitaru.adapters.call import ModelCall
+from kitaru.adapters.endpoint import Endpoint
+from kitaru.adapters.message import Text
+from kitaru.adapters.provider import Provider
+from kitaru.errors import CredentialError, UsageError
+
+if TYPE_CHECKING:
+    import httpx
+
+_HEADERS: Final = {
+    "accept": "application/json",
+    "accept-encoding": "gzip, deflate",
+    "content-type": "application/json",
+    "user-agent": "kitaru",
+}
+
+
+def address(row: Provider, base_url: str, path: str, query: str = "") -> str:
+    """Return the address to call.
+
+    Args:
+        row: Whose it is.
+        base_url: The address below which the API lives, with or without a final slash; a query is kept.
+        path: What to add, beginning with a slash and already escaped.
+        query: What to add to the query, already escaped.
+
+    Raises:
+        UsageError: Not an http(s) address, or one with a user or password. The message shows neither these nor a query.
+    """
+    try:
+        parts = urlsplit(base_url.strip())
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host, parts = None, urlsplit("")
+    if parts.scheme not in ("http", "https") or not host or any(char.isspace() for char in base_url.strip()):
+        raise _bad_address(row)
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(
+            f"the base URL for {row.name} holds a user name or password", hint="Pass a credential as api_key=."
+        )
+    query = "&".join(one for one in (parts.query, query) if one)
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, query=query, fragment=""))
+
+
+def key_of(row: Provider, endpoint: Endpoint, url: str) -> str:
+    """Return the key to send, or an empty string where none is needed.
+
+    Raises:
+        CredentialError: A key is needed and missing, or cannot be sent in a header.
+    """
+    key = endpoint.api_key.reveal().strip() if endpoint.api_key else ""
+    if not key:
+        if row.key_required and endpoint.authorise is None and not loopback(url):
+            names = " or ".join(row.key_env)
+            raise CredentialError(f"there is no key for {row.name}", hint=f"Set {names}, or pass api_key=.")
+    # An illegal header value would be quoted in full by the HTTP library's own error.
+    elif not key.isascii() or not key.isprintable() or " " in key:
+        raise CredentialError(
+            f"the key for {row.name} holds a character that no key has (a space, a line break, or one beyond ASCII)",
+            hint="Copy it again, whole and alone.",
+        )
+    return key
+
+
+def body_of(call: ModelCall, fields: Mapping[str, object], own: frozenset[str]) -> bytes:
+    """Return the body of a request: `fields` that are not None, and the call's `extra`.
+
+    Args:
+        call: What is asked.
+        fields: The body; `msgspec.Raw` values are written as they are.
+        own: Fields that `extra` may not hold: they have settings of their own, or change the form of the answer.
+
+    Raises:
+        UsageError: A value that cannot be right or cannot be written as JSON.
+    """
+    settings = call.settings
+    if not call.messages:
+        raise UsageError(f"the call of {call.provider}/{call.model} has no message")
+    for name, value in (("temperature", settings.temperature), ("top_p", settings.top_p)):
+        if value is not None and not math.isfinite(value):
+            raise UsageError(f"{name}={value} is not a number that can be sent")
+    if settings.max_tokens is not None and settings.max_tokens < 1:
+        raise UsageError(f"max_tokens={settings.max_tokens}: at least 1 is needed")
+    taken = own & settings.extra.keys()
+    if taken:
+        raise UsageError(
+            f"extra may not hold {', '.join(sorted(taken))}",
+            hint="Pass a setting under its own name; replies come whole.",
+        )
+    stated = {name: value for name, value in fields.items() if value is not None}
+    try:
+        return msgspec.json.encode(stated | settings.extra)
+    except UnicodeEncodeError:
+        place = next((at for at, message in enumerate(call.messages) if not _encodable(message.parts)), None)
+        where = "extra, stop, a tool or the model's name" if place is None else f"message {place}"
+        raise UsageError(
+            f"the text of {where} holds half of a surrogate pair, which is not valid Unicode",
+            hint="Decode it with errors='replace' where it is read.",
+        ) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"extra, or a tool's schema, cannot be written as JSON: {error}") from None
+
+
+def post(
+    row: Provider, url: str, body: bytes, endpoint: Endpoint, credential: Mapping[str, str], own: Mapping[str, str] = {}
+) -> httpx.Request:
+    """Return the request.
+
+    Args:
+        row: Who is asked.
+        url: As `address` gave it.
+        body: As `body_of` gave it.
+        endpoint: For the caller's own headers, which win over `own`.
+        credential: The header with the key, by lower-case name; nothing overrides it.
+        own: Headers of the wire format, by lower-case name.
+
+    Raises:
+        UsageError: The HTTP library refuses the address.
+    """
+    import httpx
+
+    callers = {name.lower(): value for name, value in endpoint.headers.items()}
+    try:
+        return httpx.Request("POST", url, headers={**_HEADERS, **own, **callers, **credential}, content=body)
+    except httpx.InvalidURL:
+        raise _bad_address(row) from None
+
+
+def loopback(url: str) -> bool:
+    """Whether an address is this machine's own."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _encodable(parts: tuple[object, ...]) -> bool:
+    try:
+        for part in parts:
+            if isinstance(part, Text):
+                part.text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bad_address(row: Provider) -> UsageError:
+    return UsageError(
+        f"the base URL for {row.name} is not an http(s) address",
+        hint="Such as https://host/v1 or http://localhost:8000/v1.",
+    )
