@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from kitaru.adapters.call import ModelCall
 from kitaru.adapters.endpoint import Endpoint
@@ -73,4 +73,13 @@ class Adapter(Protocol):
 
     def parse_stream(self, call: ModelCall, status: int, headers: Mapping[str, str]) -> StreamParser:
         """Return a parser for the body of a streamed success. An error status is for `parse_response`."""
+        ...
+
+
+@runtime_checkable
+class Local(Protocol):
+    """An adapter that answers by itself: nothing is sent, no credential is looked at."""
+
+    def answer(self, request: httpx.Request) -> tuple[int, Mapping[str, str], bytes]:
+        """Return status, headers by lower-case name, and body, as a server would have."""
         ...

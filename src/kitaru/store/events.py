@@ -61,10 +61,18 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     cached_input: int | None = None
     cache_write: int | None = None
     reasoning: int | None = None
+    cache_write_1h: int | None = None
+    input_audio: int | None = None
+    cached_audio: int | None = None
+    output_audio: int | None = None
+    billed_input: int | None = None
+    billed_output: int | None = None
+    searches: int | None = None
+    tier: str = ""
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
-    """One HTTP attempt of a model call."""
+    """One HTTP attempt of a model call. `model` is `provider/model` where it is not the call's own: a fallback."""
 
     started: float
     seconds: float
@@ -72,10 +80,16 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     error: str = ""
     request_id: str = ""
     possibly_billed: bool = False
+    model: str = ""
 
 
 class LlmRecord(msgspec.Struct, frozen=True, array_like=True):
-    """What is recorded of a finished model call beside its outcome."""
+    """What is recorded of a finished model call beside its outcome.
+
+    `cost` is USD as a decimal number, empty where it is not known; `prices` the unit prices it was computed from (JSON),
+    `price_version` their table's. `alias` is the name that the call used, where it was one. `json_mode` says how JSON
+    was asked for. `trail` names the models that were asked before, each with the reason why it did not answer.
+    """
 
     provider: str
     model: str
@@ -91,6 +105,13 @@ class LlmRecord(msgspec.Struct, frozen=True, array_like=True):
     cost_source: str = ""
     first_token: float | None = None
     cache_hit: bool = False
+    alias: str = ""
+    prices: str = ""
+    price_version: str = ""
+    json_mode: str = ""
+    streamed: bool = False
+    via: str = ""
+    trail: tuple[tuple[str, str], ...] = ()
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):
@@ -165,6 +186,14 @@ class LlmCompleted(Boundary, frozen=True, array_like=True, tag=7):
     outcome: Blob
     response: Blob
     llm: LlmRecord
+
+
+class LlmAttempted(Boundary, frozen=True, array_like=True, tag=27):
+    """An attempt of a model call failed. Another may have been sent after it, to `next_model`, at or after `next_at`."""
+
+    tried: Attempt
+    next_model: str = ""
+    next_at: float = 0.0
 
 
 class TimerSet(Boundary, frozen=True, array_like=True, tag=8):
@@ -272,6 +301,7 @@ AnyEvent: TypeAlias = (
     | StepFailed
     | StepCancelled
     | LlmRequested
+    | LlmAttempted
     | LlmCompleted
     | TimerSet
     | TimerFired
@@ -297,6 +327,7 @@ BoundaryEvent: TypeAlias = (
     | StepFailed
     | StepCancelled
     | LlmRequested
+    | LlmAttempted
     | LlmCompleted
     | TimerSet
     | TimerFired
