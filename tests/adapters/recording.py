@@ -56,7 +56,7 @@ def recorder(body: object = None, *, status: int = 200, content_type: str = "app
             self.end_headers()
             self.wfile.write(found.body)
 
-        def log_message(self, format: str, *args: object) -> None: ...
+        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - the name is the base class's
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         found = Recorder(f"http://127.0.0.1:{server.server_address[1]}")

@@ -86,8 +86,8 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
 class LlmRecord(msgspec.Struct, frozen=True, array_like=True):
     """What is recorded of a finished model call beside its outcome.
 
-    `cost` is USD as a decimal number, empty where it is not known; `prices` the unit prices it was computed from (JSON),
-    `price_version` their table's. `alias` is the name that the call used, where it was one. `json_mode` says how JSON
+    `cost` is USD as a decimal number, empty where it is not known; `prices` the unit prices that it was computed from
+    (JSON), `price_version` their table's. `alias` is the name that the call used, where it was one. `json_mode` says how JSON
     was asked for. `trail` names the models that were asked before, each with the reason why it did not answer.
     """
 
@@ -189,7 +189,7 @@ class LlmCompleted(Boundary, frozen=True, array_like=True, tag=7):
 
 
 class LlmAttempted(Boundary, frozen=True, array_like=True, tag=27):
-    """An attempt of a model call failed. Another may have been sent after it, to `next_model`, at or after `next_at`."""
+    """An attempt of a model call failed. Another may have been sent, to `next_model`, at or after `next_at`."""
 
     tried: Attempt
     next_model: str = ""
