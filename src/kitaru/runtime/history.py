@@ -12,6 +12,7 @@ import msgspec
 from kitaru.errors import DecodeError, DivergenceError
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.replay import NO_RULES, STATE_OF, Record, Rules
+from kitaru.runtime.tries import ABOUT_TRIES, Tries
 from kitaru.runtime.turns import RecordedTurn
 from kitaru.store import codec
 from kitaru.store.events import (
@@ -22,6 +23,7 @@ from kitaru.store.events import (
     CancelRequested,
     CodeSeen,
     Copied,
+    LlmAttempted,
     Overridden,
     Reused,
     RunClaimed,
@@ -68,6 +70,8 @@ class History:
         self.pythons: set[str] = set()
         """The Python versions that wrote the log, or made what it copied."""
         self._effects_begun: set[str] = set()
+        self.tries = Tries()
+        """The attempts of model calls that have no outcome yet."""
 
     @property
     def may_move(self) -> bool:
@@ -149,6 +153,10 @@ def _take(
     history: History, recorded: Recorded, turns: dict[int, list[str]], copies: dict[int, Copied], reused: set[int]
 ) -> None:
     seq, turn, event = recorded
+    if type(event) in ABOUT_TRIES:
+        history.tries.take(event)
+    if isinstance(event, LlmAttempted):
+        return
     if isinstance(event, Boundary):
         _take_boundary(history, seq, turn, event)
         if turn:

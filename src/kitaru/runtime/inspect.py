@@ -24,6 +24,7 @@ from kitaru.store.events import (
     Copied,
     Deviated,
     FlowRef,
+    LlmAttempted,
     LlmCompleted,
     LlmRecord,
     LlmRequested,
@@ -83,6 +84,8 @@ class BoundaryView(msgspec.Struct):
     artifact: str = ""
     model: str = ""
     llm: LlmRecord | None = None
+    attempts: tuple[Attempt, ...] = ()
+    """Failed HTTP attempts of a model call."""
     failure: Failure | None = None
     reused_from: str = ""
     moved_from: str = ""
@@ -216,6 +219,9 @@ async def step(runtime: Runtime, run: str, selector: str) -> StepView:
         if isinstance(event, Overridden):
             seen.outcome = await displayed(runtime, event.outcome)
             continue
+        if isinstance(event, LlmAttempted):
+            seen.attempts = (*seen.attempts, event.tried)
+            continue
         seen.inputs = await displayed(runtime, event.inputs)
         if isinstance(event, LlmRequested | LlmCompleted) or event.kind == "llm":
             seen.messages, seen.settings = await _conversation(runtime, event.inputs)
@@ -292,6 +298,9 @@ def boundaries(events: Sequence[Recorded], row: RunRow) -> list[BoundaryView]:
             for key in event.dropped:
                 if key in found:
                     found[key].state = "to run again"
+        elif isinstance(event, LlmAttempted):
+            if event.key in found:
+                found[event.key].attempts = (*found[event.key].attempts, event.tried)
         elif isinstance(event, Boundary):
             assert isinstance(event, BoundaryEvent)
             before = found.get(event.key)
@@ -313,6 +322,7 @@ def _taken_up(before: BoundaryView | None, seq: int, event: BoundaryEvent, key: 
     )  # fmt: skip
     if before is not None:
         shown.model, shown.effects, shown.child = before.model, before.effects, before.child
+        shown.attempts = before.attempts
     if isinstance(event, StepStarted):
         shown.effects = event.effects
     elif isinstance(event, LlmRequested):

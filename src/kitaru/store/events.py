@@ -72,7 +72,11 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
-    """One HTTP attempt of a model call. `model` is `provider/model` where it is not the call's own: a fallback."""
+    """One HTTP attempt of a model call.
+
+    `model` is the `provider/model` that was asked; empty where it is the call's own. An answer that arrived and could
+    not be used was paid for: `usage` and `cost` (USD, empty where it is not known) are its own.
+    """
 
     started: float
     seconds: float
@@ -81,14 +85,17 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     request_id: str = ""
     possibly_billed: bool = False
     model: str = ""
+    usage: Usage | None = None
+    cost: str = ""
 
 
 class LlmRecord(msgspec.Struct, frozen=True, array_like=True):
     """What is recorded of a finished model call beside its outcome.
 
-    `cost` is USD as a decimal number, empty where it is not known; `prices` the unit prices that it was computed from
-    (JSON), `price_version` their table's. `alias` is the name that the call used, where it was one. `json_mode` says how JSON
-    was asked for. `trail` names the models that were asked before, each with the reason why it did not answer.
+    `model` is the `provider/model` that answered, `alias` the name that the call used, where it was one. `cost` is USD
+    as a decimal number, empty where it is not known, of the answer alone; `prices` the unit prices that it was
+    computed from (JSON), `price_version` their table's. `json_mode` says how JSON was asked for, `via` that a gateway
+    was called. `trail` names the models that were asked before, each with the reason why it did not answer.
     """
 
     provider: str
