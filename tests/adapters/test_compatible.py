@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kitaru.adapters import adapter, names, provider, split_model
+from kitaru.adapters import Endpoint, Message, ModelCall, SecretStr, adapter, names, provider, split_model
 from kitaru.errors import UsageError
 
 
@@ -63,3 +63,107 @@ def test_organisation_and_project_become_headers() -> None:
 @pytest.mark.parametrize("name", names())
 def test_every_row_has_an_adapter(name: str) -> None:
     assert hasattr(adapter(name), "build_request")
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "value", "base_url"),
+    [
+        ("groq", "GROQ_BASE_URL", "https://h", "https://h/openai/v1"),
+        ("groq", "GROQ_API_BASE", "https://h/openai/v1/", "https://h/openai/v1"),
+        ("together", "TOGETHER_BASE_URL", "https://h/", "https://h/v1"),
+        ("together", "TOGETHER_AI_API_BASE", "https://api.together.xyz/v1", "https://api.together.xyz/v1"),
+        ("mistral", "MISTRAL_API_BASE", "https://h", "https://h/v1"),
+        ("perplexity", "PERPLEXITY_BASE_URL", "https://h", "https://h"),
+        ("deepseek", "DEEPSEEK_API_BASE", "https://h/beta", "https://h/beta"),
+        ("openrouter", "OPENROUTER_API_BASE", "https://h/api/v1", "https://h/api/v1"),
+        ("xai", "XAI_API_BASE", "https://h/v1", "https://h/v1"),
+        ("lmstudio", "LM_STUDIO_API_BASE", "http://h:1/v1", "http://h:1/v1"),
+        ("vllm", "HOSTED_VLLM_API_BASE", "http://h:1/v1", "http://h:1/v1"),
+    ],
+)
+def test_an_address_from_the_environment_is_completed_where_its_variable_names_the_host(
+    name: str, variable: str, value: str, base_url: str
+) -> None:
+    assert provider(name).base_url_from({variable: value}) == base_url
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("openai", "https://api.openai.com/v1/chat/completions"),
+        ("groq", "https://api.groq.com/openai/v1/chat/completions"),
+        ("mistral", "https://api.mistral.ai/v1/chat/completions"),
+        ("together", "https://api-inference.together.ai/v1/chat/completions"),
+        ("perplexity", "https://api.perplexity.ai/chat/completions"),
+        ("deepseek", "https://api.deepseek.com/chat/completions"),
+        ("openrouter", "https://openrouter.ai/api/v1/chat/completions"),
+        ("xai", "https://api.x.ai/v1/chat/completions"),
+        ("fireworks", "https://api.fireworks.ai/inference/v1/chat/completions"),
+        ("cerebras", "https://api.cerebras.ai/v1/chat/completions"),
+        ("moonshot", "https://api.moonshot.ai/v1/chat/completions"),
+        ("nvidia", "https://integrate.api.nvidia.com/v1/chat/completions"),
+        ("huggingface", "https://router.huggingface.co/v1/chat/completions"),
+        ("lmstudio", "http://localhost:1234/v1/chat/completions"),
+        ("vllm", "http://localhost:8000/v1/chat/completions"),
+    ],
+)
+def test_every_row_of_the_family_is_called_where_it_lives_and_with_its_key(name: str, url: str) -> None:
+    row = provider(name)
+    endpoint = Endpoint(base_url=row.base_url_from({}) or "", api_key=SecretStr("key-of-the-test"))
+    request = adapter(name).build_request(ModelCall(name, "org/m", (Message("user", "hi"),)), endpoint)
+    assert str(request.url) == url
+    assert request.headers["authorization"] == "Bearer key-of-the-test"
+    assert row.title
+    assert row.docs.startswith("https://")
+    assert row.key_env
+
+
+@pytest.mark.parametrize("name", ["lmstudio", "vllm", "openai-compatible"])
+def test_servers_of_one_s_own_need_no_key_anywhere(name: str) -> None:
+    endpoint = Endpoint(base_url="http://h.example/v1")
+    request = adapter(name).build_request(ModelCall(name, "m", (Message("user", "hi"),)), endpoint)
+    assert "authorization" not in request.headers
+
+
+def test_openrouter_is_told_who_calls_by_either_name() -> None:
+    row = provider("openrouter")
+    assert row.headers_from({"OR_SITE_URL": "https://me", "OR_APP_NAME": "me"}) == {
+        "HTTP-Referer": "https://me",
+        "X-OpenRouter-Title": "me",
+    }
+    assert row.headers_from({"OR_SITE_URL": "https://me", "OPENROUTER_HTTP_REFERER": "https://it"}) == {
+        "HTTP-Referer": "https://it"
+    }
+
+
+@pytest.mark.parametrize(
+    ("bare", "owner"),
+    [
+        ("mistral-small-latest", "mistral"),
+        ("sonar-pro", "perplexity"),
+        ("deepseek-chat", "deepseek"),
+        ("grok-4", "xai"),
+        ("kimi-k2.5", "moonshot"),
+        ("deepseek-r1:8b", "ollama"),
+    ],
+)
+def test_a_bare_name_is_suggested_with_the_provider_whose_it_is(bare: str, owner: str) -> None:
+    with pytest.raises(UsageError, match=f"'{owner}/{bare}'"):
+        split_model(bare)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "lacked"),
+    [
+        ("openai", "gpt-5-nano", {"temperature", "top_p"}),
+        ("openai", "gpt-4.1", set()),
+        ("openai", "o3", {"temperature", "top_p", "stop"}),
+        ("azure", "o4-mini", {"temperature", "top_p", "stop"}),
+        ("xai", "grok-4-fast", {"stop"}),
+        ("deepseek", "deepseek-chat", {"images", "image_urls"}),
+        ("moonshot", "moonshot-v1-8k", {"images"}),
+    ],
+)
+def test_what_a_model_lacks_is_in_the_table(name: str, model: str, lacked: set[str]) -> None:
+    capabilities = provider(name).capabilities
+    assert capabilities.features - capabilities.of(model) == lacked

@@ -34,7 +34,7 @@ def original(usage: Usage) -> OriginalUsage:
 
 
 def expected(owner: Any, model: Any, usage: Usage, at: datetime) -> Decimal | None:
-    context = {"service_tier": usage.tier} if usage.tier else None
+    context = dict.fromkeys(("service_tier", "speed", "processing"), usage.tier) if usage.tier else None
     try:
         found = model.calc_price(original(usage), owner, genai_request_timestamp=at, price_context=context)
     except ValueError:
@@ -70,7 +70,7 @@ def usages(model: Any) -> list[Usage]:
             if isinstance(price, TieredPrices):
                 for tier in price.tiers:
                     found += [Usage(input=tier.start, output=7), Usage(input=tier.start + 1, output=7)]
-    tiers = {one.when["service_tier"] for one in model.price_variants or () if "service_tier" in one.when}
+    tiers = {tier for one in model.price_variants or () for tier in one.when.values()}
     return [*found, *(Usage(input=1000, output=200, tier=tier) for tier in sorted(tiers))]
 
 

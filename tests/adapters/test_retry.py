@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitaru.adapters import RetryPolicy
+from kitaru.adapters import Retry, retry_of
 from kitaru.adapters.retry import retry_after
 from kitaru.errors import UsageError
 
@@ -41,13 +41,13 @@ def test_no_header_breaks_the_reading(text: str, date: str) -> None:
 
 
 def test_waits_grow_by_the_factor_up_to_the_maximum() -> None:
-    policy = RetryPolicy(attempts=9, initial=1, max=5, factor=2)
+    policy = Retry(attempts=9, initial=1, max=5, factor=2)
     assert [policy.delay(failed, asked=None, chance=0) for failed in (1, 2, 3, 4, 9_999)] == [1, 2, 4, 5, 5]
 
 
 @given(st.integers(1, 50), st.floats(0, 1), st.floats(0.01, 120))
 def test_chance_shortens_a_backoff_and_never_undercuts_what_is_asked(failed: int, chance: float, asked: float) -> None:
-    policy = RetryPolicy()
+    policy = Retry()
     full = policy.delay(failed, asked=None, chance=0)
     assert 0.75 * full <= policy.delay(failed, asked=None, chance=chance) <= full
     assert asked <= policy.delay(failed, asked=asked, chance=chance) <= asked + 1
@@ -59,4 +59,62 @@ def test_chance_shortens_a_backoff_and_never_undercuts_what_is_asked(failed: int
 )
 def test_a_policy_that_cannot_be_right_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
-        RetryPolicy(**wrong)  # type: ignore[arg-type]  # one dict for fields of two types
+        Retry(**wrong)  # type: ignore[arg-type]  # one dict for fields of two types
+
+
+# What stands for one
+
+
+@pytest.mark.parametrize(
+    ("given_", "meant"),
+    [
+        (None, None),
+        (5, Retry(attempts=5)),
+        (Retry(attempts=2), Retry(attempts=2)),
+        ({}, Retry()),
+        ({"attempts": 4, "initial": 0.5, "max": 10, "factor": 3}, Retry(4, 0.5, 10, 3)),
+        (
+            {"max_attempts": 4, "initial_delay": "500ms", "max_delay": "2m", "backoff_multiplier": 1.5},
+            Retry(4, 0.5, 120, 1.5),
+        ),
+        ({"initial": "1s", "max": "1h"}, Retry(initial=1, max=3600)),
+        ({"initial": "1.5 s"}, Retry(initial=1.5)),
+    ],
+)
+def test_a_number_and_a_dict_stand_for_a_retry(
+    given_: int | dict[str, int | float | str] | Retry | None, meant: Retry | None
+) -> None:
+    assert retry_of(given_) == meant
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (0, "attempts=0"),
+        (True, "retry=True"),
+        ("3", "retry='3'"),
+        (2.0, "retry=2.0"),
+        ({"tries": 3}, "no 'tries'"),
+        ({"attempts": "3"}, "attempts='3'"),
+        ({"attempts": 2.5}, "attempts=2.5"),
+        ({"attempts": True}, "attempts=True"),
+        ({"attempts": 0}, "attempts=0"),
+        ({"initial": "1"}, "initial='1'"),
+        ({"initial": "PT1S"}, "initial='PT1S'"),
+        ({"initial": "-1s"}, "initial='-1s'"),
+        ({"max": float("inf")}, "max=inf"),
+        ({"factor": "2s"}, "factor='2s'"),
+        ({"factor": 0.5}, "factor=0.5"),
+        ({"attempts": 3, "max_attempts": 3}, "twice"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(wrong: object, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        retry_of(wrong)  # type: ignore[arg-type]  # what a user may pass all the same
+
+
+def test_an_unknown_name_is_told_with_those_there_are() -> None:
+    with pytest.raises(UsageError) as caught:
+        retry_of({"tries": 3})
+    for name in ("attempts", "max_attempts", "initial", "initial_delay", "max", "max_delay", "factor"):
+        assert name in str(caught.value)

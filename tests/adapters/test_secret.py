@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kitaru.adapters.secret import SHORTEST_IN_ANSWERS, SecretStr, clean, excerpt, mask
+from kitaru.adapters.masking import Masker
+from kitaru.adapters.secret import SecretStr, clean, excerpt, mask_text
 
 CANARY = 'canary/Value+"9f3a\\77'
 
@@ -56,7 +57,7 @@ def test_a_secret_can_be_neither_pickled_nor_encoded() -> None:
 def test_an_echo_is_masked_in_every_form_and_alignment(render: object, prefix: str) -> None:
     assert callable(render)
     body: bytes = render(prefix + CANARY)
-    masked = mask(b"<" + body + b">", [SecretStr(CANARY)])
+    masked = Masker([SecretStr(CANARY)]).error_bytes.mask(b"<" + body + b">")
     assert b"**********" in masked
     for form in SecretStr(CANARY).forms():
         assert form not in masked
@@ -64,7 +65,7 @@ def test_an_echo_is_masked_in_every_form_and_alignment(render: object, prefix: s
 
 def test_a_placeholder_key_does_not_mangle_an_answer() -> None:
     body = b"an ollama is not a llama"
-    assert mask(body, [SecretStr("ollama")], shortest=SHORTEST_IN_ANSWERS) == body
+    assert Masker([SecretStr("ollama")]).answer_bytes.mask(body) == body
 
 
 @given(st.text(min_size=4, max_size=40), st.binary(max_size=40), st.binary(max_size=40))
@@ -72,8 +73,14 @@ def test_no_raw_echo_survives_whatever_surrounds_it(value: str, before: bytes, a
     raw = value.encode("utf-8", "surrogatepass")
     if raw in b"**********":
         return
-    assert raw not in mask(raw, [SecretStr(value)])
-    assert len(mask(before + raw + after, [SecretStr(value)])) > 0
+    masker = Masker([SecretStr(value)])
+    assert raw not in masker.error_bytes.mask(raw)
+    assert len(masker.error_bytes.mask(before + raw + after)) > 0
+
+
+def test_a_text_is_masked_whole_and_left_alone_for_short_secrets() -> None:
+    assert mask_text(f"<{CANARY}>", [SecretStr(CANARY)]) == "<**********>"
+    assert mask_text("a llama", [SecretStr("llama")], shortest=6) == "a llama"
 
 
 def test_an_excerpt_is_one_short_line_without_control_characters() -> None:

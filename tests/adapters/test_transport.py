@@ -6,9 +6,7 @@ import json
 import logging
 import traceback
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import NamedTuple
+from collections.abc import Callable
 
 import pytest
 
@@ -17,146 +15,38 @@ from kitaru.adapters import (
     Endpoint,
     Message,
     ModelCall,
-    RetryPolicy,
+    Retry,
     SecretStr,
     Sent,
     Settings,
     Timeouts,
     Transport,
-    adapter,
     attempts_of,
 )
 from kitaru.adapters.standin import Fault, Options, StandInServer
 from kitaru.errors import (
     ModelConnectionError,
-    ModelError,
     ProviderError,
     UsageError,
 )
+from tests.adapters.scripted import (
+    CALL,
+    CANARY,
+    GOOD,
+    OPENAI,
+    Clock,
+    Script,
+    Seen,
+    answer,
+    at,
+    close,
+    fails,
+    scripted,
+    silence,
+    stall,
+)
 
-OPENAI = adapter("openai")
-CALL = ModelCall("openai", "m", (Message("user", "hi"),))
-CANARY = "sk-canary/7+41d0b9e6"
-GOOD = b'{"model":"m","choices":[{"message":{"content":"hello"},"finish_reason":"stop"}]}'
-
-
-class Seen(NamedTuple):
-    line: str
-    headers: dict[str, str]
-    body: bytes
-
-
-Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Seen], Awaitable[None]]
-
-
-class Scripted:
-    """A server that answers each request with the next script, the last one for ever, and keeps what it saw."""
-
-    def __init__(self) -> None:
-        self.seen: list[Seen] = []
-        self.connections = 0
-        self.scripts: list[Script] = []
-        self.base_url = ""
-        self.writers: dict[asyncio.Task[None] | None, asyncio.StreamWriter] = {}
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self.writers[asyncio.current_task()] = writer
-        try:
-            while head := await reader.readuntil(b"\r\n\r\n"):
-                line, *rest = head.decode().strip().split("\r\n")
-                headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in rest)}
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
-                seen = Seen(line, headers, body)
-                self.seen.append(seen)
-                script = self.scripts[min(len(self.seen), len(self.scripts)) - 1]
-                await script(reader, writer, seen)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
-
-
-def answer(body: bytes = GOOD, status: int = 200, **headers: str) -> Script:
-    async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: Seen) -> None:
-        fields = {"content-length": str(len(body)), "content-type": "application/json"}
-        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
-        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        writer.write(f"HTTP/1.1 {status} Word\r\n{head}\r\n".encode() + body)
-
-    return script
-
-
-async def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter, __: Seen) -> None:
-    writer.close()
-
-
-async def silence(reader: asyncio.StreamReader, _: asyncio.StreamWriter, __: Seen) -> None:
-    await reader.read()
-
-
-async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: Seen) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\nx-request-id: req-9\r\ncontent-length: 500\r\n\r\n{")
-    await reader.read()
-
-
-@asynccontextmanager
-async def scripted(*scripts: Script) -> AsyncIterator[Scripted]:
-    server = Scripted()
-    server.scripts = list(scripts)
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
-    server.base_url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
-    try:
-        yield server
-    finally:
-        for _ in range(5):  # asyncio leaks a connection whose server closes between its arrival and its handler's start
-            await asyncio.sleep(0)
-        listening.close()
-        for writer in server.writers.values():
-            writer.close()
-        await asyncio.gather(*(task for task in server.writers if task))
-
-
-class Clock:
-    """Waits that take no time, and are kept."""
-
-    def __init__(self) -> None:
-        self.waits: list[float] = []
-        self.at = 0.0
-
-    async def sleep(self, seconds: float) -> None:
-        self.waits.append(seconds)
-        self.at += seconds
-
-    def read(self) -> float:
-        return self.at
-
-    def transport(self) -> Transport:
-        return Transport(clock=self.read, sleep=self.sleep, chance=lambda: 0.0)
-
-
-@pytest.fixture
-async def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def transport(clock: Clock) -> AsyncIterator[Transport]:
-    async with clock.transport() as made:
-        yield made
-
-
-def at(server: Scripted) -> Endpoint:
-    return Endpoint(base_url=server.base_url, api_key=SecretStr(CANARY))
-
-
-async def fails(sending: Awaitable[Sent]) -> ModelError:
-    with pytest.raises(ModelError) as caught:
-        await sending
-    return caught.value
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 # The request, against the official client
@@ -245,7 +135,9 @@ async def test_a_passing_fault_is_tried_again_and_each_attempt_recorded(
 ) -> None:
     recorded: list[Attempt] = []
     with StandInServer(Options(faults=(fault,))) as server:
-        sent = await transport.send(CALL, Endpoint(base_url=server.base_url), OPENAI, record=recorded.append)
+        sent = await transport.send(
+            CALL, Endpoint(base_url=server.base_url), OPENAI, record=lambda attempt, _: recorded.append(attempt)
+        )
         assert server.counts.total == server.counts.finished == 3
     assert [attempt.status for attempt in sent.attempts] == [status, status, 200]
     assert [attempt.possibly_billed for attempt in sent.attempts] == [billed, billed, False]
@@ -283,7 +175,7 @@ async def test_attempts_used_up_give_the_last_error_with_all_of_them(transport: 
 
 async def test_one_attempt_means_none_again(transport: Transport) -> None:
     async with scripted(answer(b"{}", 500), answer()) as server:
-        await fails(transport.send(CALL, at(server), OPENAI, retry=RetryPolicy(attempts=1)))
+        await fails(transport.send(CALL, at(server), OPENAI, retry=Retry(attempts=1)))
         assert len(server.seen) == 1
 
 
@@ -339,7 +231,7 @@ async def test_a_gateway_that_gave_up_was_possibly_billed(transport: Transport) 
 async def test_silence_ends_at_the_first_byte_s_deadline(transport: Transport) -> None:
     async with scripted(silence) as server:
         error = await fails(
-            transport.send(CALL, at(server), OPENAI, retry=RetryPolicy(attempts=1), timeout=Timeouts(first_byte=0.05))
+            transport.send(CALL, at(server), OPENAI, retry=Retry(attempts=1), timeout=Timeouts(first_byte=0.05))
         )
     assert isinstance(error, ModelConnectionError)
     assert error.sent
@@ -349,7 +241,7 @@ async def test_silence_ends_at_the_first_byte_s_deadline(transport: Transport) -
 async def test_a_body_that_stalls_ends_at_the_deadline_between_pieces(transport: Transport) -> None:
     async with scripted(stall) as server:
         error = await fails(
-            transport.send(CALL, at(server), OPENAI, retry=RetryPolicy(attempts=1), timeout=Timeouts(between=0.05))
+            transport.send(CALL, at(server), OPENAI, retry=Retry(attempts=1), timeout=Timeouts(between=0.05))
         )
     assert "nothing arrived for 0.05 s, after the answer had begun (200)" in error.message
     (attempt,) = attempts_of(error)
@@ -373,7 +265,9 @@ async def test_a_cancelled_call_stops_at_once_and_its_attempt_is_told(transport:
         await reader.read()
 
     async with scripted(hang) as server:
-        task = asyncio.create_task(transport.send(CALL, at(server), OPENAI, record=recorded.append))
+        task = asyncio.create_task(
+            transport.send(CALL, at(server), OPENAI, record=lambda attempt, _: recorded.append(attempt))
+        )
         await asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -496,14 +390,26 @@ def test_a_transport_belongs_to_one_loop() -> None:
     assert asyncio.run(use_and_close()).reply.text == "hello"
     with pytest.raises(UsageError, match="closed"):
         asyncio.run(use())
-    other = transport = Transport()
 
-    async def begin() -> None:
-        with pytest.raises(ModelError):
-            await other.send(CALL, Endpoint(base_url="http://127.0.0.1:1"), OPENAI, retry=RetryPolicy(attempts=1))
 
-    asyncio.run(begin())
+async def test_a_transport_is_no_use_on_another_loop(transport: Transport) -> None:
+    async def send() -> Sent:
+        return await transport.send(CALL, Endpoint(base_url="http://127.0.0.1:1"), OPENAI, retry=Retry(attempts=1))
+
+    await fails(send())
     with pytest.raises(UsageError, match="another event loop"):
+        await asyncio.to_thread(asyncio.run, send())
+
+
+def test_a_transport_that_nobody_closes_is_closed_with_its_loop() -> None:
+    transport = Transport()
+
+    async def use() -> Sent:
+        async with scripted(answer()) as server:
+            return await transport.send(CALL, at(server), OPENAI)
+
+    assert asyncio.run(use()).reply.text == "hello"
+    with pytest.raises(UsageError, match="closed"):
         asyncio.run(use())
 
 
@@ -532,7 +438,7 @@ async def test_the_key_shows_in_no_error_traceback_attempt_or_log(
     async with scripted(script) as server:
         error = await fails(
             transport.send(
-                CALL, at(server), OPENAI, retry=RetryPolicy(attempts=2), timeout=Timeouts(first_byte=0.05, between=0.05)
+                CALL, at(server), OPENAI, retry=Retry(attempts=2), timeout=Timeouts(first_byte=0.05, between=0.05)
             )
         )
         assert server.seen[0].headers["authorization"] == f"Bearer {CANARY}"

@@ -4,6 +4,7 @@ from kitaru.adapters.adapter import Adapter, StreamParser
 from kitaru.adapters.call import Effort, ModelCall, Output, Settings, Tool, ToolChoice
 from kitaru.adapters.endpoint import Endpoint
 from kitaru.adapters.exchange import Timeouts
+from kitaru.adapters.fit import Fitted, fit
 from kitaru.adapters.message import Document, Image, Message, Opaque, Part, Role, Text, ToolCall
 from kitaru.adapters.provider import Capabilities, Provider
 from kitaru.adapters.providers import adapter, names, provider, providers, split_model
@@ -17,7 +18,7 @@ from kitaru.adapters.reply import (
     reply_of,
     require_finished,
 )
-from kitaru.adapters.retry import RetryPolicy
+from kitaru.adapters.retry import Retry, RetryLike, retry_of
 from kitaru.adapters.secret import SecretStr
 from kitaru.adapters.transport import Sent, Transport
 
@@ -30,6 +31,7 @@ __all__ = [
     "Effort",
     "Endpoint",
     "FinishReason",
+    "Fitted",
     "Image",
     "Message",
     "ModelCall",
@@ -38,7 +40,8 @@ __all__ = [
     "Part",
     "Provider",
     "Reply",
-    "RetryPolicy",
+    "Retry",
+    "RetryLike",
     "Role",
     "SecretStr",
     "Sent",
@@ -53,10 +56,12 @@ __all__ = [
     "Usage",
     "adapter",
     "attempts_of",
+    "fit",
     "names",
     "provider",
     "providers",
     "reply_of",
     "require_finished",
+    "retry_of",
     "split_model",
 ]

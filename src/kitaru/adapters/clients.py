@@ -1,4 +1,7 @@
-"""The HTTP clients under the transport: made when needed, striped under load, silent in the log. Imports httpx.
+"""The HTTP engines under the transport: chosen and made when needed, silent in the log. Imports httpx.
+
+httpx gives the words (request, response, exceptions) and the way through proxies. Direct calls go through an engine of
+ours: httpx's client and httpcore's pool take twice as long as the exchange itself, and break down under load.
 
 Every error of the HTTP library becomes one of ours here, without its cause: the library's exceptions and the frames
 behind them hold the request, and with it the credential.
@@ -8,184 +11,192 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import Final, cast
 
 import httpx
 
 from kitaru.adapters.bodies import BodyTooLargeError, BodyUnreadableError, decoder
-from kitaru.adapters.exchange import Exchange, Timeouts
-from kitaru.adapters.secret import SHORTEST_IN_ANSWERS, SHORTEST_IN_ERRORS, SecretStr, clean, mask, mask_text
+from kitaru.adapters.exchange import Exchange, Timeouts, lost
+from kitaru.adapters.incoming import Incoming
+from kitaru.adapters.masking import Masker
+from kitaru.adapters.proxies import proxy_for, unusable
+from kitaru.adapters.reply import Reply
+from kitaru.adapters.secret import clean
 from kitaru.errors import ModelConnectionError, ModelError, ProviderError, UsageError
-
-# One pool slows down with what is in flight in it: it walks all its connections and requests at every step. Measured
-# at 64 calls at once: one pool 280 calls/s, 16 pools 550, 64 pools 700. A further one is opened only when all have
-# enough to do, so a lone caller keeps reusing one connection.
-_IN_FLIGHT_EACH: Final = 1
-_MOST_CLIENTS: Final = 64
-
-# Shorter than most servers keep an idle connection, so that none is reused at the moment it is closed.
-_KEEPALIVE_SECONDS: Final = 15.0
 
 _sending: ContextVar[bool] = ContextVar("kitaru_sending", default=False)
 
 
 class Clients:
-    """All HTTP clients of one transport.
+    """All HTTP engines of one transport.
 
     Args:
         trust_env: Take proxies and certificates from the environment.
         max_body: The largest body that is read, in bytes after decompression.
-        make: Makes the HTTP transport below a client; None for httpx's own.
+        http: Which engine direct calls go through: `plain`, `fast`, or what makes one; None for what the environment
+            asks for, else the fastest that is installed.
     """
 
-    def __init__(self, *, trust_env: bool, max_body: int, make: Callable[[], httpx.AsyncBaseTransport] | None) -> None:
+    def __init__(
+        self, *, trust_env: bool, max_body: int, http: str | Callable[[], httpx.AsyncBaseTransport] | None
+    ) -> None:
         self._trust_env = trust_env
         self._max_body = max_body
-        self._make = make
-        self._clients: list[_Client] = []
-        self._tls: ssl.SSLContext | None = None
-
-    @property
-    def count(self) -> int:
-        """How many clients are open."""
-        return len(self._clients)
+        self._http = http if http is not None else _engine_named(os.environ.get("KITARU_HTTP", ""))
+        self._ways: dict[tuple[str, str, int | None], httpx.AsyncBaseTransport] = {}
+        self._made: dict[str, httpx.AsyncBaseTransport] = {}
+        self._tls: asyncio.Future[ssl.SSLContext] | None = None
 
     async def aclose(self) -> None:
         """Close every connection."""
-        while self._clients:
-            await self._clients.pop().http.aclose()
+        self._ways.clear()
+        while self._made:
+            await self._made.popitem()[1].aclose()
 
     async def exchange(
         self,
         request: httpx.Request,
         provider: str,
-        secrets: tuple[SecretStr, ...],
+        masker: Masker,
         timeout: Timeouts,
-        left: float | None,
         exchange: Exchange,
-    ) -> bytes:
-        """Send one request and return the body of its answer, decompressed, echoes of the secrets masked.
+        incoming: Callable[[int, dict[str, str]], Incoming],
+    ) -> Reply:
+        """Send one request and return what its answer holds.
 
         Args:
             request: What to send.
             provider: Who is asked, for messages.
-            secrets: What to mask in body and headers.
+            masker: What to mask in headers and errors.
             timeout: How long to wait at each step.
-            left: Seconds left of the whole call.
             exchange: Filled in as it goes.
+            incoming: Makes what takes the body, when status and headers are there.
 
         Raises:
             ModelConnectionError: No answer, or not all of it, arrived.
-            ProviderError: A body that is too large or cannot be decompressed.
+            ModelError: What `incoming` finds wrong; a body that is too large or cannot be decompressed.
             UsageError: The environment's proxy or certificate settings cannot be used.
         """
         who = f"{provider} at {request.url.host}"
         problem: ModelError
-        deadline = asyncio.timeout(left)
         try:
-            async with deadline:
-                return await self._talk(request, secrets, timeout, exchange)
+            return await self._talk(request, masker, timeout, exchange, incoming)
         except httpx.ConnectTimeout:
-            problem = _lost(who, f"no connection within {_seconds(timeout.connect)}", exchange)
+            problem = lost(who, f"no connection within {_seconds(timeout.connect)}", exchange)
         except httpx.ReadTimeout:
             limit = timeout.between if exchange.status else timeout.first_byte
-            problem = _lost(who, f"nothing arrived for {_seconds(limit)}", exchange)
+            problem = lost(who, f"nothing arrived for {_seconds(limit)}", exchange)
         except httpx.WriteTimeout:
-            problem = _lost(who, f"the request was not taken within {_seconds(timeout.between)}", exchange)
+            problem = lost(who, f"the request was not taken within {_seconds(timeout.between)}", exchange)
         except BodyTooLargeError:
             problem = _unreadable(provider, exchange, f"a body of more than {self._max_body} bytes")
         except BodyUnreadableError as error:
             problem = _unreadable(provider, exchange, f"a body that cannot be decompressed: {error}")
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            problem = _lost(who, "the time for the whole call is used up", exchange)
-            exchange.final = True
         except (httpx.TransportError, OSError) as error:
-            problem = _broken(who, clean(mask_text(str(error), secrets), 200) or type(error).__name__, exchange)
+            said = masker.error_texts.mask(str(error))
+            problem = _broken(who, clean(said, 200) or type(error).__name__, exchange)
         # Raised outside the handlers, so that no context keeps the library's exception alive.
         raise problem
 
     async def _talk(
-        self, request: httpx.Request, secrets: tuple[SecretStr, ...], timeout: Timeouts, exchange: Exchange
-    ) -> bytes:
+        self,
+        request: httpx.Request,
+        masker: Masker,
+        timeout: Timeouts,
+        exchange: Exchange,
+        incoming: Callable[[int, dict[str, str]], Incoming],
+    ) -> Reply:
+        url = request.url
+        way = self._ways.get((url.scheme, url.host, url.port)) or await self._way(url)
         limits = {"connect": timeout.connect, "read": timeout.first_byte, "write": timeout.between, "pool": None}
         request.extensions["timeout"] = limits
         request.stream = _Watched(request.stream, exchange)
-        client = self._client()
-        client.in_flight += 1
         quiet = _sending.set(True)
         try:
-            response = await client.http.send(request, stream=True, follow_redirects=False, auth=None)
+            response = await way.handle_async_request(request)
+            assert isinstance(response.stream, httpx.AsyncByteStream)
             try:
                 exchange.status = response.status_code
-                limits["read"] = timeout.between  # the pool looks here before it reads a body
-                exchange.headers = {name: mask_text(value, secrets) for name, value in response.headers.items()}
-                body = await self._body(response)
+                limits["read"] = timeout.between  # looked at before a body is read
+                mask = masker.error_texts.mask
+                exchange.headers = {name: mask(value) for name, value in response.headers.items()}
+                taking = incoming(exchange.status, exchange.headers)
+                read = decoder(exchange.headers.get("content-encoding", ""), self._max_body)
+                # A generator, though only an iterator is promised; closed here, not when it is collected.
+                async with aclosing(cast("AsyncGenerator[bytes, None]", aiter(response.stream))) as stream:
+                    async for piece in stream:
+                        taking.feed(read.feed(piece))
+                taking.feed(read.finish())
             finally:
-                await response.aclose()
+                await response.stream.aclose()
         finally:
             _sending.reset(quiet)
-            client.in_flight -= 1
-        # A placeholder for a key, as local servers want one, may well occur in an answer.
-        good = 200 <= exchange.status < 300
-        return mask(body, secrets, shortest=SHORTEST_IN_ANSWERS if good else SHORTEST_IN_ERRORS)
+        return taking.finish()
 
-    async def _body(self, response: httpx.Response) -> bytes:
-        read = decoder(response.headers.get("content-encoding", ""), self._max_body)
-        pieces: list[bytes] = []
-        # A generator, though httpx only promises an iterator; closed here, not when it is collected.
-        async with aclosing(cast("AsyncGenerator[bytes, None]", response.aiter_raw())) as stream:
-            pieces.extend([read.feed(piece) async for piece in stream])
-        pieces.append(read.finish())
-        return b"".join(pieces)
+    async def _way(self, url: httpx.URL) -> httpx.AsyncBaseTransport:
+        """Return the engine to call an address through: a direct one, or one through the environment's proxy."""
+        proxy = proxy_for(url) if self._trust_env else None
+        secure = url.scheme == "https" or proxy is not None
+        name = f"proxy {proxy.url} {proxy.raw_auth}" if proxy is not None else "https" if secure else "http"
+        if callable(self._http):
+            name, proxy, secure = "given", None, False
+        tls = await self._context() if secure else None
+        engine = self._made.get(name)
+        if engine is None:
+            engine = self._made[name] = self._new(tls, proxy)
+        self._ways[url.scheme, url.host, url.port] = engine
+        return engine
 
-    def _client(self) -> _Client:
-        """Return the first client with room, a new one while there may be more, else the least busy."""
-        for client in self._clients:
-            if client.in_flight < _IN_FLIGHT_EACH:
-                return client
-        if len(self._clients) < _MOST_CLIENTS:
-            client = _Client(self._new())
-            self._clients.append(client)
-            return client
-        return min(self._clients, key=lambda client: client.in_flight)
-
-    def _new(self) -> httpx.AsyncClient:
+    def _new(self, tls: ssl.SSLContext | None, proxy: httpx.Proxy | None) -> httpx.AsyncBaseTransport:
         _quieten()
+        if callable(self._http):
+            return self._http()
+        if proxy is not None:
+            assert tls is not None
+            try:
+                limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=15.0)
+                return httpx.AsyncHTTPTransport(verify=tls, trust_env=False, proxy=proxy, limits=limits)
+            except (ValueError, ImportError):
+                raise unusable() from None
+        if self._http == "fast":
+            from kitaru.adapters.fast_http import FastHTTP
+
+            return FastHTTP(tls)
+        from kitaru.adapters.plain_http import PlainHTTP
+
+        return PlainHTTP(tls)
+
+    async def _context(self) -> ssl.SSLContext:
+        """Return how to check https addresses; made once, away from the loop, for it reads all certificates."""
+        if self._tls is None:
+            loop = asyncio.get_running_loop()
+            self._tls = loop.run_in_executor(None, lambda: httpx.create_ssl_context(trust_env=self._trust_env))
         try:
-            if self._tls is None:
-                self._tls = httpx.create_ssl_context(trust_env=self._trust_env)
-            return httpx.AsyncClient(
-                verify=self._tls,
-                trust_env=self._trust_env,
-                transport=self._make() if self._make else None,
-                mounts=dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]")),
-                timeout=None,  # noqa: S113 - every request brings its own
-                limits=httpx.Limits(
-                    max_connections=None, max_keepalive_connections=64, keepalive_expiry=_KEEPALIVE_SECONDS
-                ),
-            )
-        except (ValueError, OSError, ImportError, httpx.InvalidURL):
-            # The library's message would quote the proxy's address, and its password.
-            raise UsageError(
-                "the proxy or certificate settings of the environment cannot be used",
-                hint="Look at HTTP_PROXY, HTTPS_PROXY, ALL_PROXY (socks needs httpx[socks]) and SSL_CERT_FILE.",
-            ) from None
+            return await asyncio.shield(self._tls)
+        except (ValueError, OSError):
+            self._tls = None
+            raise unusable() from None
 
 
-class _Client:
-    """An HTTP client and the number of requests under way in it."""
-
-    __slots__ = ("http", "in_flight")
-
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self.http = http
-        self.in_flight = 0
+def _engine_named(name: str) -> str:
+    """Return `plain` or `fast`: what is asked for, else what is installed."""
+    match name.strip().lower():
+        case "":
+            return "fast" if find_spec("aiohttp") is not None else "plain"
+        case "plain":
+            return "plain"
+        case "fast" if find_spec("aiohttp") is not None:
+            return "fast"
+        case "fast":
+            raise UsageError("KITARU_HTTP=fast, but aiohttp is not installed", hint="Install kitaru[fast].")
+        case other:
+            raise UsageError(f"KITARU_HTTP={clean(other, 40)}: no such transport", hint="There are plain and fast.")
 
 
 class _Watched(httpx.AsyncByteStream):
@@ -206,18 +217,8 @@ def _seconds(limit: float | None) -> str:
     return "the time allowed" if limit is None else f"{limit:g} s"
 
 
-def _lost(who: str, what: str, exchange: Exchange) -> ModelConnectionError:
-    if exchange.status:
-        when = f"after the answer had begun ({exchange.status})"
-    elif exchange.sent:
-        when = "after the request was sent, so it may have been billed"
-    else:
-        when = "before the request was sent"
-    return ModelConnectionError(f"no answer from {who}: {what}, {when}", sent=exchange.sent)
-
-
 def _broken(who: str, what: str, exchange: Exchange) -> ModelConnectionError:
-    problem = _lost(who, what, exchange)
+    problem = lost(who, what, exchange)
     if "CERTIFICATE_VERIFY_FAILED" in what:
         problem.hint = "For a certificate authority of your own, set SSL_CERT_FILE to its certificate."
         exchange.final = True
@@ -247,6 +248,6 @@ _QUIET: Final = _Quiet()
 
 def _quieten() -> None:
     # A logger's filter sees only what is logged on that logger itself; adding one twice does nothing.
-    for part in ("connection", "http11", "http2", "proxy", "socks"):
-        logging.getLogger(f"httpcore.{part}").addFilter(_QUIET)
-    logging.getLogger("httpx").addFilter(_QUIET)
+    for part in ("httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy", "httpcore.socks",
+                 "httpx", "aiohttp.client", "aiohttp.internal"):  # fmt: skip
+        logging.getLogger(part).addFilter(_QUIET)

@@ -44,6 +44,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         headers: Further headers by name. Their values do not show in `repr`.
         authorise: For credentials that must be fetched or signed (cloud identities): called for every attempt, after
             the request is built and before it is sent. May raise CredentialError.
+        bearer: The credential is a token for `Authorization: Bearer`, where the provider's keys go into another header.
 
     Raises:
         UsageError: A header that carries a credential or belongs to HTTP, or one that cannot be sent.
@@ -53,6 +54,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     api_key: SecretStr | None = None
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     authorise: Authorise | None = None
+    bearer: bool = False
 
     def __post_init__(self) -> None:
         for name, value in self.headers.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kitaru.adapters.secret import clean
+from kitaru.errors import ModelConnectionError
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,3 +46,14 @@ class Exchange:
     def request_id(self) -> str:
         """The provider's name for the request where no adapter got to read the answer."""
         return clean(self.headers.get("x-request-id") or self.headers.get("request-id", ""), 200)
+
+
+def lost(who: str, what: str, exchange: Exchange) -> ModelConnectionError:
+    """Return the error for an answer that did not arrive, or not whole."""
+    if exchange.status:
+        when = f"after the answer had begun ({exchange.status})"
+    elif exchange.sent:
+        when = "after the request was sent, so it may have been billed"
+    else:
+        when = "before the request was sent"
+    return ModelConnectionError(f"no answer from {who}: {what}, {when}", sent=exchange.sent)

@@ -37,13 +37,22 @@ _ADVISORY_FIELDS: Final[Mapping[str, str]] = {
     "reasoning_effort": "reasoning",
     "reasoning": "reasoning",
     "reasoning.effort": "reasoning",
+    "reasoningEffort": "reasoning",  # xai
+    "include_reasoning": "reasoning",
     "effort": "reasoning",
     "output_config.effort": "reasoning",
     "thinking": "reasoning",
+    "thinking.type": "reasoning",
+    "thinking.type.enabled": "reasoning",
+    "thinking.type.disabled": "reasoning",
+    "thinking.type.adaptive": "reasoning",
     "thinking_config": "reasoning",
     "thinkingConfig": "reasoning",
     "thinkingBudget": "reasoning",
     "thinkingLevel": "reasoning",
+    "thinking_budget": "reasoning",
+    "thinking_level": "reasoning",
+    "Thinking": "reasoning",  # google: "Thinking level is not supported for this model."
     "think": "reasoning",
     "prompt_mode": "reasoning",
     "num_ctx": "context_length",
@@ -53,12 +62,18 @@ _ADVISORY_FIELDS: Final[Mapping[str, str]] = {
 # "\"llama3\" does not support thinking".
 _REFUSAL: Final = re.compile(
     r"unsupported|not (?:be )?(?:supported|permitted|allowed|available)|(?:does|do)(?: not|n't) support|extra inputs"
-    r"|unknown (?:name|field|parameter)|unrecognized|deprecated|only the default",
+    r"|unknown (?:name|field|parameter)|unrecognized|deprecated|only the default"
+    # anthropic: "`temperature` may only be set to 1 when thinking is enabled", "`temperature` and `top_p` cannot both
+    # be specified", "Thinking may not be enabled when tool_choice forces tool use".
+    r"|may only be set|cannot both be|may not be enabled",
     re.IGNORECASE,
 )
 
+# xai answers 400 to a key that it does not know.
+_KEY_REFUSED: Final = re.compile(r"incorrect api key|invalid api key", re.IGNORECASE)
+
 _CONTEXT: Final = re.compile(
-    r"context[ _](?:length|window)|maximum context|prompt is too long|too many tokens|input (?:is )?too long"
+    r"context[ _](?:length|window|limit)|maximum context|prompt is too long|too many tokens|input (?:is )?too long"
     r"|exceeds the (?:maximum number of tokens|model's max|limit of)|input token count",
     re.IGNORECASE,
 )
@@ -74,6 +89,7 @@ class Complaint(NamedTuple):
     request_id: str = ""
     wait: float | None = None
     spent: bool = False
+    key_refused: bool = False
 
     @property
     def label(self) -> str:
@@ -113,6 +129,8 @@ def complaint(payload: object) -> Complaint:
     if not isinstance(payload, dict):
         return Complaint()
     name = _line(payload.get("request_id"), 200)
+    if not name and "error" not in payload:
+        name = _line(payload.get("id"), 200)  # cohere: {id, message}
     inner = payload.get("error")
     if isinstance(inner, dict):
         payload = inner
@@ -127,6 +145,9 @@ def complaint(payload: object) -> Complaint:
     param = payload.get("param")
     if isinstance(message, dict | list) or payload.get("detail"):
         param = param or _location(payload)
+    upstream = object_at(payload.get("metadata")).get("raw")  # openrouter: what it was told itself
+    if isinstance(message, str) and isinstance(upstream, str) and upstream:
+        message = f"{clean(message, 200)}: {upstream}"
     return Complaint(
         _line(message, 500),
         _line(code, 100),
@@ -135,6 +156,7 @@ def complaint(payload: object) -> Complaint:
         name,
         _retry_delay(details),
         _daily(details),
+        any(detail.get("reason") == "API_KEY_INVALID" for detail in objects_in(details)),  # google, with a 400
     )
 
 
@@ -160,11 +182,13 @@ def failure(row: Provider, status: int, headers: Mapping[str, str], body: bytes)
     elif body:
         message += f", and not in the API's form: {excerpt(body)}"
     message += f" (request {name})" if name else ""
-    if status == 401 or (status == 498 and 498 not in row.retryable):  # cohere: an invalid token
+    if status == 401 or said.key_refused or (status == 400 and _KEY_REFUSED.search(said.message)):
         refused = CredentialError(message, hint=_key_hint(row))
         refused.status, refused.request_id = status, name or None
         return refused
-    if status == 400 and said.label == "content_filter":  # azure reports a filtered prompt as a 400
+    # azure reports a filtered prompt as a 400; cohere a deny-listed token in prompt or answer as a 498 (its API's
+    # schema says so, although it names it "invalid token"; a refused key is a 401).
+    if (status == 400 and said.label == "content_filter") or (status == 498 and 498 not in row.retryable):
         reply = Reply("", Message("assistant", ""), "content_filter", Usage(), "", name, body)
         filtered = AnswerError(message, hint="Word the request differently, or ask another model.")
         filtered.reply = reply
@@ -174,7 +198,7 @@ def failure(row: Provider, status: int, headers: Mapping[str, str], body: bytes)
         message,
         status=status,
         request_id=name or None,
-        retryable=_retryable(row, status, headers, reason),
+        retryable=_retryable(row, status, headers, reason, said),
         retry_after=said.wait if (asked := retry_after(headers)) is None else asked,
         provider_code=said.label or None,
         reason=reason,
@@ -194,6 +218,7 @@ def failure_within(row: Provider, status: int, headers: Mapping[str, str], paylo
     passing = inner >= 500 or inner in row.retryable or bool({said.code, said.kind} & _PASSING_CODES)
     if passing and reason == "other":
         reason = "rate_limit" if "rate_limit" in said.label or inner == 429 else "overloaded"
+    passing = passing or not row.retryable_codes.isdisjoint((said.code, said.kind))
     return ProviderError(
         f"{row.name} answered {status}, but with an error inside"
         + (f" ({said.label})" if said.label else "")
@@ -293,7 +318,7 @@ def _refused_setting(status: int, said: Complaint) -> str:
     return known[0] if known else ""
 
 
-def _retryable(row: Provider, status: int, headers: Mapping[str, str], reason: Reason) -> bool:
+def _retryable(row: Provider, status: int, headers: Mapping[str, str], reason: Reason, said: Complaint) -> bool:
     if reason in ("quota", "context") or 200 <= status < 400:
         return False
     match headers.get("x-should-retry", "").strip().lower():  # openai SDK `_base_client.py`: the server knows best
@@ -302,7 +327,8 @@ def _retryable(row: Provider, status: int, headers: Mapping[str, str], reason: R
         case "false":
             return False
         case _:
-            return status in row.retryable or status >= 500
+            named = not row.retryable_codes.isdisjoint((said.code, said.kind))
+            return named or status in row.retryable or status >= 500
 
 
 def _retry_delay(details: object) -> float | None:

@@ -90,6 +90,9 @@ _NAMES: Final[Mapping[str, str]] = {
     "moonshot": "moonshotai",
 }
 
+# What the table calls the choice that a provider reports as its tier.
+_TIER_NAMES: Final = ("service_tier", "speed", "processing")
+
 _COMPACT_DATE: Final = re.compile(r"(?<=-)(20\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")
 
 _PER_MILLION: Final[Mapping[str, str]] = {
@@ -154,7 +157,7 @@ def list_price(provider: str, models: Sequence[str], usage: Usage, at: float) ->
     if usage.tier and _own(provider, model):
         chosen: dict[str, str | list[str | tuple[int, str]]] = {}
         for variant in model.variants:
-            if variant.active(moment) and variant.when == {"service_tier": usage.tier}:
+            if variant.active(moment) and variant.when in [{name: usage.tier} for name in _TIER_NAMES]:
                 chosen = {**variant.prices, **chosen}
         prices |= chosen
     usd = _charge(list(_resolved(prices)), usage)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import msgspec
+
+if TYPE_CHECKING:
+    from kitaru.adapters.call import ModelCall
 
 Advisory: TypeAlias = Literal["temperature", "top_p", "seed", "reasoning", "context_length"]
 """Settings that are dropped with a warning where they are lacked."""
@@ -45,14 +48,18 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         tool_choices: Which choices beyond `auto` it knows; part of `tool_choice`.
         most_stops: How many stop texts it takes; None for no known limit.
         schema_dialect: How a JSON schema has to be written to be followed to the letter: `closed` wants every property
-            required and objects closed (openai's strict mode), `open` takes a plain schema, `google` a subset.
+            required and objects closed (openai's strict mode), `open` takes a plain schema, `google` a subset, and
+            `anthropic` closed objects without recursion, never a schema that is not strict.
+        schema_keywords: Limits on values that its `closed` dialect takes beside the structure, such as `minimum`; the
+            others are said in the description.
         models: What some models lack.
     """
 
     features: frozenset[Feature]
     tool_choices: frozenset[Literal["none", "required", "tool"]] = frozenset({"none", "required", "tool"})
     most_stops: int | None = None
-    schema_dialect: Literal["closed", "open", "google"] = "open"
+    schema_dialect: Literal["closed", "open", "google", "anthropic"] = "open"
+    schema_keywords: frozenset[str] = frozenset()
     models: tuple[Lacks, ...] = ()
 
     def of(self, model: str) -> frozenset[Feature]:
@@ -71,13 +78,19 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
         capabilities: What its API has.
         base_url: Its own address; None where the caller has to name one.
         key_env: Environment variables that may hold its key, first wins.
+        bearer_env: Those of `key_env` that hold a token for `Authorization: Bearer` (`Endpoint.bearer`), where keys go
+            into another header.
         base_url_env: Environment variables that may hold its address, first wins.
-        base_path: What to add to an address from `base_url_env`, where its variable names only the host.
+        base_path: What to add to an address from `base_url_env`, where its variable names only the host; an address
+            that ends like it is whole already.
         find_base_url: Reads its address from the environment, where `base_url_env` is not all there is to it.
-        header_env: Environment variable and the header that carries its value.
+        rules_out: Tells which settings the conversation of a call rules out, and why, whatever its model has.
+        header_env: Environment variable and the header that carries its value, first wins.
         key_required: Whether a call without key is refused before it is sent (never for a loopback address).
         request_id_headers: Response headers that may hold the request's id, first wins.
         retryable: Statuses after which the same request may succeed; every 5xx is one too.
+        retryable_codes: The provider's own codes of errors after which the same request may succeed, whatever the
+            status.
         quota_codes: The provider's own codes of errors that waiting does not cure.
         quota_phrases: Words of such errors' messages, in lower case, where no code tells.
         model_prefixes: How its models' names start, to suggest a full name for a bare one.
@@ -94,13 +107,16 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     title: str = ""
     base_url: str | None = None
     key_env: tuple[str, ...] = ()
+    bearer_env: tuple[str, ...] = ()
     base_url_env: tuple[str, ...] = ()
     base_path: str = ""
     find_base_url: Callable[[Mapping[str, str]], str | None] | None = None
+    rules_out: Callable[[ModelCall], Mapping[Advisory, str]] | None = None
     header_env: tuple[tuple[str, str], ...] = ()
     key_required: bool = True
     request_id_headers: tuple[str, ...] = ("x-request-id", "request-id")
     retryable: frozenset[int] = frozenset({408, 409, 429})
+    retryable_codes: frozenset[str] = frozenset()
     quota_codes: frozenset[str] = frozenset()
     quota_phrases: tuple[str, ...] = ()
     model_prefixes: tuple[str, ...] = ()
@@ -114,7 +130,11 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
         if self.find_base_url is not None:
             return self.find_base_url(environ)
         found = _first(environ, self.base_url_env)
-        return found.rstrip("/") + self.base_path if found is not None else None
+        if found is None:
+            return None
+        found = found.rstrip("/")
+        end = self.base_path[self.base_path.rfind("/") :] if self.base_path else ""
+        return found if end and found.endswith(end) else found + self.base_path
 
     def base_url_from(self, environ: Mapping[str, str]) -> str | None:
         """Return the address that the environment names, else the provider's own, else None."""
@@ -122,8 +142,12 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 
     def headers_from(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return the headers that the environment asks for."""
-        found = {header: environ.get(name, "").strip() for name, header in self.header_env}
-        return {header: value for header, value in found.items() if value}
+        found: dict[str, str] = {}
+        for name, header in self.header_env:
+            value = environ.get(name, "").strip()
+            if value:
+                found.setdefault(header, value)
+        return found
 
 
 def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str | None:

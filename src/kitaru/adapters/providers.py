@@ -13,7 +13,15 @@ from kitaru.errors import UsageError
 
 # A module of each provider with a wire format of its own, with its adapter as ADAPTER; imported when it is asked for.
 # All others are rows of `compatible`.
-_MODULES: Final[Mapping[str, str]] = {}
+_MODULES: Final[Mapping[str, str]] = {
+    "anthropic": "anthropic",
+    "openai-responses": "openai_responses",
+    "azure": "azure",
+    "google": "google",
+    "cohere": "cohere",
+    "ollama": "ollama",
+    "test": "echo",
+}
 
 _ALIASES: Final[Mapping[str, str]] = {"gemini": "google"}
 

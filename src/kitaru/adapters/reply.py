@@ -134,7 +134,8 @@ def require_finished(provider: str, reply: Reply) -> Reply:
     if not what:
         return reply
     where = f" (request {reply.request_id})" if reply.request_id else ""
-    error = AnswerError(f"{provider}/{reply.model} gave no finished answer: {what}{where}", hint=hint)
+    who = f"{provider}/{reply.model}" if reply.model else provider
+    error = AnswerError(f"{who} gave no finished answer: {what}{where}", hint=hint)
     error.reply = reply
     raise error
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -17,8 +18,21 @@ MAX_RETRY_AFTER: Final = 120.0
 
 _JITTER: Final = 0.25
 
+_NAMES: Final[Mapping[str, str]] = {
+    "attempts": "attempts",
+    "max_attempts": "attempts",
+    "initial": "initial",
+    "initial_delay": "initial",
+    "max": "max",
+    "max_delay": "max",
+    "factor": "factor",
+    "backoff_multiplier": "factor",
+}
 
-class RetryPolicy(msgspec.Struct, frozen=True):
+_UNITS: Final[Mapping[str, float]] = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Retry(msgspec.Struct, frozen=True):
     """How often and how patiently a call is tried.
 
     Args:
@@ -56,6 +70,58 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         # The exponent is capped because a float overflows long before anybody counts that far.
         grown = self.initial * self.factor ** min(failed - 1, 64)
         return min(self.max, grown) * (1 - _JITTER * chance)
+
+
+RetryLike: TypeAlias = int | Mapping[str, int | float | str] | Retry
+"""What may stand for a `Retry`: the number of attempts, or its fields by name."""
+
+
+def retry_of(value: RetryLike | None) -> Retry | None:
+    """Return the `Retry` that a caller means.
+
+    Args:
+        value: The most attempts, or a mapping with the names of `Retry`'s fields or their longer forms (`max_attempts`,
+            `initial_delay`, `max_delay`, `backoff_multiplier`), or the `Retry` itself. Delays are seconds, or texts
+            such as "1s", "500ms", "2m", "1h".
+
+    Returns:
+        None where nothing was said.
+
+    Raises:
+        UsageError: An unknown name, or a value that cannot be right.
+    """
+    if value is None or isinstance(value, Retry):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Retry(attempts=value)
+    if not isinstance(value, Mapping):
+        raise UsageError(
+            f"retry={value!r} is not a way to retry", hint="Pass a number of attempts, a dict, or a kitaru.Retry."
+        )
+    fields: dict[str, float] = {}
+    for name, given in value.items():
+        field = _NAMES.get(name)
+        if field is None:
+            raise UsageError(f"retry has no {name!r}", hint=f"It knows {', '.join(_NAMES)}.")
+        if field in fields:
+            raise UsageError(f"retry says {field!r} twice, the second time as {name!r}")
+        fields[field] = _number(name, given, duration=field in ("initial", "max"))
+    attempts = fields.pop("attempts", None)
+    if attempts is not None and attempts != int(attempts):
+        raise UsageError(f"attempts={attempts}: a whole number is needed")
+    made = Retry() if attempts is None else Retry(attempts=int(attempts))
+    return msgspec.structs.replace(made, **fields)
+
+
+def _number(name: str, given: object, *, duration: bool) -> float:
+    if isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given):
+        return given
+    if duration and isinstance(given, str):
+        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|s|m|h)", given.strip(), re.ASCII)
+        if found is not None:
+            return float(found[1]) * _UNITS[found[2]]
+    what = 'seconds, or a text such as "1s", "500ms", "2m" or "1h"' if duration else "a number"
+    raise UsageError(f"retry's {name}={given!r} cannot be read: {what} is needed")
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:

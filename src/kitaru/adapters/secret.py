@@ -1,4 +1,4 @@
-"""Secret values: a string that never shows itself, and the masking of its echoes."""
+"""Secret values: a string that never shows itself, and the forms in which it may be echoed."""
 
 from __future__ import annotations
 
@@ -89,6 +89,8 @@ def _forms(value: str) -> tuple[bytes, ...]:
         percent.encode(),
         lowered.encode(),
         quote(raw, safe="/").encode(),
+        # JSON inside a JSON text, as gateways wrap what their upstream said.
+        json.dumps(escaped)[1:-1].encode(),
     }
     for offset in range(3):
         # Base64 of a longer text that holds the value: three alignments, without the characters its neighbours share.
@@ -100,7 +102,7 @@ def _forms(value: str) -> tuple[bytes, ...]:
 
 
 def mask(data: bytes, secrets: Iterable[SecretStr], *, shortest: int = SHORTEST_IN_ERRORS) -> bytes:
-    """Replace every echo of the secrets in `data` by asterisks.
+    """Replace every echo of the secrets in `data` by asterisks. For many texts, and for pieces, there is `masking`.
 
     Args:
         data: What arrived.

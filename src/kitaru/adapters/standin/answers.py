@@ -1,14 +1,15 @@
-"""Answers without a model: readable, made from the prompt's own words, the same for the same prompt."""
+"""What a model without a model says: readable, made from the prompt's own words, the same for the same prompt."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Final
 
-from kitaru.adapters.standin.options import Rule
+from kitaru.adapters.standin.asked import Ask, Object, is_object
 
 _COMMON: Final = frozenset(
     re.findall(
@@ -41,12 +42,10 @@ _ENDINGS: Final = (
     "The rest is a question of {2}.",
 )
 
-
-class Answer(NamedTuple):
-    """An answer and why it ended."""
-
-    text: str
-    finish: str
+_WANTS_JSON: Final = re.compile(
+    r"(?i)\b(?:answer|respond|reply|return|output|give|write|produce)\b[^.\n]*\bJSON\b|\bJSON (?:only|object|schema)\b"
+)
+_KEYS: Final = re.compile(r"(?i)\b(?:keys?|fields?|properties)\b[^\"'`\n]{0,40}((?:[\"'`]\w+[\"'`](?:,| and|\s)*)+)")
 
 
 def digest(messages: Sequence[tuple[str, str]]) -> str:
@@ -59,27 +58,47 @@ def digest(messages: Sequence[tuple[str, str]]) -> str:
     return seen.hexdigest()
 
 
-def answer(
-    rules: Sequence[Rule], messages: Sequence[tuple[str, str]], *, limit: int | None, stop: Sequence[str]
-) -> Answer:
-    """Return the answer to a prompt.
+def made_up(ask: Ask) -> str:
+    """Return an answer in three sentences."""
+    chance = random.Random(digest(ask.messages))  # noqa: S311 - variety, not secrecy
+    keys = _longest(ask.text)
+    chance.shuffle(keys)
+    keys += ["the question", "its parts", "the context"][: max(0, 3 - len(keys))]
+    sentences = (chance.choice(forms).format(*keys) for forms in (_OPENINGS, _MIDDLES, _ENDINGS))
+    return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
 
-    Args:
-        rules: Tried in order on the last message.
-        messages: Roles and texts; not empty.
-        limit: The most tokens; here a token is a word.
-        stop: Texts before which the answer ends.
+
+def thought(ask: Ask) -> str:
+    """Return what the model thinks before it answers; with what an encoding on the way could spoil."""
+    first, second, *_ = [*_longest(ask.text), "the question", "its parts"]
+    return f'The question is about “{first}”.\nWhat do I know of\t"{second}"? Étude № {len(ask.messages)} — enough.'
+
+
+def words(text: str) -> list[str]:
+    """Return what made-up values are made of: the words of a text that say something; never empty."""
+    return _longest(text) or ["something"]
+
+
+def quoted(ask: Ask) -> str:
+    """Return an answer that quotes what the tools said."""
+    said = (f"{result.name or result.call or 'the tool'} said: {result.text}" for result in ask.results)
+    return f"Having asked, I know: {'; '.join(said)}."
+
+
+def asked_for_json(ask: Ask) -> Object | None:
+    """Return the schema that the prompt's own words ask an answer to fit; None where they ask for no JSON.
+
+    Where an API has no JSON mode, its users ask for JSON in plain words: models follow those, too.
     """
-    text = messages[-1][1]
-    full = next((found for rule in rules if (found := rule.apply(text)) is not None), None)
-    if full is None:
-        full = _made_up(text, digest(messages))
-    for mark in stop:
-        full = full.partition(mark)[0] if mark else full
-    words = list(re.finditer(r"\S+", full))
-    if limit is not None and len(words) > limit:
-        return Answer(full[: words[limit - 1].end()], "length")
-    return Answer(full, "stop")
+    told = [text for role, text in ask.messages if role not in {"assistant", "tool"}]
+    if not any(_WANTS_JSON.search(text) for text in told):
+        return None
+    for text in told:
+        for found in _schemas(text):
+            return found
+    names = [name for text in told for found in _KEYS.findall(text) for name in re.findall(r"\w+", found)]
+    names = [name for name in dict.fromkeys(names) if name != "and"] or ["answer"]
+    return {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": list(names)}
 
 
 def tokens(text: str) -> int:
@@ -87,11 +106,19 @@ def tokens(text: str) -> int:
     return len(text.split())
 
 
-def _made_up(text: str, seed: str) -> str:
-    chance = random.Random(seed)  # noqa: S311 - variety, not secrecy
-    words = dict.fromkeys(word for word in re.findall(r"[^\W\d_]{4,}", text.lower()) if word not in _COMMON)
-    keys = sorted(words, key=lambda word: -len(word))[:5]
-    chance.shuffle(keys)
-    keys += ["the question", "its parts", "the context"][: max(0, 3 - len(keys))]
-    sentences = (chance.choice(forms).format(*keys) for forms in (_OPENINGS, _MIDDLES, _ENDINGS))
-    return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
+def _schemas(text: str) -> Iterator[Object]:
+    decoder, at = json.JSONDecoder(), text.find("{")
+    while at >= 0:
+        try:
+            found, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            at = text.find("{", at + 1)
+            continue
+        if is_object(found) and {"properties", "type", "anyOf", "oneOf", "$ref"} & found.keys():
+            yield found
+        at = text.find("{", end)
+
+
+def _longest(text: str) -> list[str]:
+    found = dict.fromkeys(word for word in re.findall(r"[^\W\d_]{4,}", text.lower()) if word not in _COMMON)
+    return sorted(found, key=lambda word: -len(word))[:5]

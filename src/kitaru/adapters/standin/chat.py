@@ -1,307 +1,437 @@
-"""The stand-in's `/v1/chat/completions`, as a plain ASGI application: faults reach below what a framework allows."""
+"""OpenAI's chat completions, with the accents of all who speak them."""
 
 from __future__ import annotations
 
-import asyncio
-import hmac
-import random
-import time
-from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, TypeGuard
+from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
-from kitaru.adapters.standin.answers import Answer, answer, digest, tokens
-from kitaru.adapters.standin.faults import Fault, parse_fault
-from kitaru.adapters.standin.ledger import Entry, Ledger
-from kitaru.adapters.standin.options import Options
-from kitaru.errors import UsageError
+from kitaru.adapters.standin.asked import (
+    Arrived,
+    Ask,
+    Object,
+    Problem,
+    Result,
+    Trouble,
+    among,
+    child,
+    is_object,
+    objects,
+    offers,
+    refused,
+    string,
+    strings,
+    text_of,
+    within,
+)
+from kitaru.adapters.standin.chat_checks import check, limit_of
+from kitaru.adapters.standin.deciding import REFUSAL, Answer, ToolUse, identity, signature
+from kitaru.adapters.standin.flavours import Flavour
+from kitaru.adapters.standin.wire import CREATED, EVENTS, JSON, Around, bearer, data, encoded, event, halves, payload_of
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.types import Message, Receive, Scope, Send
-
-_JSON: Final = "application/json"
-_PAGE: Final = b"<!DOCTYPE html>\n<html><head><title>502</title></head><body><h1>Bad gateway</h1></body></html>\n"
-
-cut: Final[ContextVar[bool]] = ContextVar("kitaru_standin_cut", default=False)
-"""Whether the answer under way is cut on purpose."""
-
-
-class Ask(msgspec.Struct, frozen=True):
-    """A request as understood: its prompt, and how it wants to be answered."""
-
-    model: str
-    messages: tuple[tuple[str, str], ...]
-    limit: int | None
-    stop: tuple[str, ...]
-    stream: bool
-    with_usage: bool
-
-    @property
-    def text(self) -> str:
-        """The last message's text."""
-        return self.messages[-1][1]
+_DONE: Final = b"data: [DONE]\n\n"
+_FINISHES: Final = {"length": "length", "tool_calls": "tool_calls", "filter": "content_filter"}
+_TYPES: Final[dict[Trouble, str]] = {
+    "rate": "requests",
+    "quota": "insufficient_quota",
+    "server": "server_error",
+    "overloaded": "server_error",
+    "upstream": "server_error",
+}
 
 
-class Chat:
-    """The endpoint.
+class Chat(msgspec.Struct, frozen=True):
+    """The endpoint of one provider.
 
     Args:
-        options: How to answer.
-        ledger: Where requests are counted.
+        flavour: The provider.
     """
 
-    def __init__(self, options: Options, ledger: Ledger) -> None:
-        self._options = options
-        self._ledger = ledger
+    flavour: Flavour
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or play its fault."""
-        from starlette.requests import ClientDisconnect, Request
+    @property
+    def provider(self) -> str:
+        """Its name."""
+        return self.flavour.name
 
-        request = Request(scope, receive)
-        try:
-            body = await request.body()
-        except ClientDisconnect:
-            return
-        try:
-            ask = understand(body)
-            header = request.headers.get("x-standin-fault")
-            faults = (parse_fault(header),) if header else self._options.faults
-        except UsageError as error:
-            await _send(send, 400, _error(error.message, "invalid_request_error", "invalid_value"))
-            return
-        entry = self._ledger.arrive(digest(ask.messages), ask.text, ask.model)
-        fault = next((fault for fault in faults if fault.befalls(ask.text, entry.nth)), None)
-        status, settled = 0, False
+    def credential(self, arrived: Arrived) -> str:
+        """Return the key: azure's has a header of its own."""
+        return (arrived.headers.get("api-key", "") if self.provider == "azure" else "") or bearer(arrived.headers)
 
-        async def counted(message: Message) -> None:
-            # Counted before its last byte goes out: a client that has its answer never finds it uncounted.
-            nonlocal status, settled
-            status = message.get("status", status)
-            if message["type"] == "http.response.body" and not settled and (not message.get("more_body") or cut.get()):
-                settled = True
-                self._ledger.leave(entry, "answered", status, fault.kind if fault else "")
-            await send(message)
+    def understand(self, arrived: Arrived, around: Around) -> Ask:  # noqa: ARG002 - nothing around it matters here
+        """Read a request."""
+        body = payload_of(arrived, "We could not parse the JSON body of your request.")
+        model = arrived.model or body.get("model")
+        messages = body.get("messages")
+        if not (isinstance(model, str) and model):
+            raise refused("you must provide a model parameter")
+        if not (isinstance(messages, list) and messages and all(is_object(message) for message in messages)):
+            raise refused("'messages' has to be a list of at least one message")
+        form = child(body, "response_format")
+        schema = form.get("json_schema", form.get("schema"))
+        if is_object(schema):
+            schema = schema.get("schema", schema)
+        choice = body.get("tool_choice")
+        return Ask(
+            model=model,
+            messages=tuple(
+                (string(message.get("role")), text_of(message.get("content"))) for message in objects(messages)
+            ),
+            body=body,
+            limit=limit_of(body),
+            stop=strings(body.get("stop")),
+            stream=body.get("stream") is True,
+            tools=offers(body.get("tools")),
+            choice="none" if choice == "none" else "auto" if among(choice, (None, "auto")) else "required",
+            named=string(within(choice, "function", "name")),
+            parallel=body.get("parallel_tool_calls") is not False,
+            results=_results(objects(messages)),
+            form="schema" if is_object(schema) else "json" if form.get("type") == "json_object" else "text",
+            schema=schema if is_object(schema) else None,
+            thinks=self.flavour.thinks(body, model),
+        )
 
-        try:
-            await self._respond(request, counted, ask, entry, fault)
-        except asyncio.CancelledError:
-            cut.set(True)
-            raise
-        finally:
-            # Also when the server stops in the middle: whatever came in is accounted for.
-            if not settled:
-                self._ledger.leave(entry, "abandoned", status, fault.kind if fault else "")
+    def check(self, arrived: Arrived, ask: Ask, around: Around) -> None:
+        """Find what the provider would not take."""
+        if "/deployments/" in arrived.path and not arrived.query.get("api-version"):
+            raise refused("Resource not found", "404", status=404)
+        check(self.flavour, ask, around)
 
-    async def _respond(self, request: Request, send: Send, ask: Ask, entry: Entry, fault: Fault | None) -> None:
-        """Answer, or play the fault; nothing is sent to a client that left before."""
-        headers = {"x-request-id": entry.name}
-        if not self._admitted(request):
-            refused = _error("Incorrect API key provided.", "invalid_request_error", "invalid_api_key")
-            await _send(send, 401, refused, headers)
-            return
-        low, high = self._options.latency_range
-        seconds = random.Random(f"{entry.digest}{entry.nth}").uniform(low, high)  # noqa: S311 - no secret
-        if fault is not None and fault.kind == "hang":
-            await _gone(request)
-            return
-        if seconds and await _left_within(request, seconds):
-            return
-        match fault.kind if fault else None:
-            case "429" | "500" | "503" | "quota" as kind:
-                assert fault is not None
-                await _fail(send, kind, fault.retry_after, headers)
-                return
-            case "html":
-                await _send(send, 200, _PAGE, headers, "text/html; charset=utf-8")
-                return
-            case "error-in-200":
-                await _send(send, 200, _error("Upstream is overloaded.", "server_error", "502"), headers)
-                return
-            case kind:
-                pass
-        found, refusal = self._answer(ask, kind)
-        pieces = list(_events(ask, entry, found, refusal)) if ask.stream else [_whole(ask, entry, found, refusal)]
-        if kind == "malformed":
-            pieces = [piece[: max(1, len(piece) * 2 // 3)] for piece in pieces[: len(pieces) // 2 + 1]]
-        media = "text/event-stream; charset=utf-8" if ask.stream else _JSON
-        if kind == "drop":
-            # More is promised than is sent: returning in the middle makes the server close the connection.
-            cut.set(True)
-            whole = b"".join(pieces)
-            await _start(send, 200, headers | {"content-length": str(len(whole))}, media)
-            await send({"type": "http.response.body", "body": whole[: len(whole) // 2], "more_body": True})
-        elif ask.stream:
-            await _start(send, 200, headers, media)
-            for piece in pieces[:-1]:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": pieces[-1]})
-        else:
-            await _send(send, 200, pieces[0], headers)
+    def whole(self, ask: Ask, answer: Answer, around: Around) -> bytes:
+        """Return the answer in one piece."""
+        self._remember(answer, around)
+        choice: Object = {"index": 0, "message": self._message(answer), "finish_reason": self._finish(answer)}
+        if self.provider == "openrouter":
+            choice |= {"native_finish_reason": self._finish(answer), "logprobs": None}
+        elif self.provider == "azure":
+            choice |= {"logprobs": None, "content_filter_results": _SAFE}
+        elif self.provider != "mistral":
+            choice["logprobs"] = None
+        body = self._head(ask, answer, "chat.completion") | {"choices": [choice], "usage": self._usage(answer)}
+        if self.provider == "groq":
+            body["x_groq"] = {"id": f"req_{answer.name}"}
+        elif self.provider == "azure":
+            body["prompt_filter_results"] = [{"prompt_index": 0, "content_filter_results": _SAFE}]
+        # Deepseek keeps a connection open with empty lines until the answer is there.
+        slow = b"\n\n" if self.provider == "deepseek" and around.options.comments else b""
+        return slow + encoded(body)
 
-    def _answer(self, ask: Ask, kind: str | None) -> tuple[Answer, str | None]:
-        match kind:
-            case "refusal":
-                return Answer("", "stop"), "I'm sorry, but I can't help with that."
-            case "filter":
-                return Answer("", "content_filter"), None
-            case "empty":
-                return Answer("", "length"), None
+    def frames(self, ask: Ask, answer: Answer, around: Around) -> list[bytes]:
+        """Return the answer as a stream."""
+        self._remember(answer, around)
+        found = list(self._chunks(ask, answer))
+        if around.options.comments and self.flavour.comment:
+            found = [self.flavour.comment, found[0], self.flavour.comment, *found[1:]]
+        return found
+
+    def media(self, ask: Ask) -> str:
+        """Return the content type."""
+        return EVENTS if ask.stream else JSON
+
+    def headers(self, name: str, problem: Problem | None) -> dict[str, str]:
+        """Return the request's id, and how long to wait."""
+        found = {self.flavour.id_header: name}
+        if self.provider == "azure":
+            found["x-request-id"] = name
+        if self.provider in {"openai", "groq"}:
+            found |= {"x-ratelimit-limit-requests": "500", "x-ratelimit-remaining-requests": "499",
+                      "x-ratelimit-reset-requests": "120ms"}  # fmt: skip
+        if problem is not None and problem.wait is not None and problem.status in self.flavour.waits:
+            found["retry-after"] = f"{problem.wait:g}"
+        return found
+
+    def problem(self, trouble: Trouble, ask: Ask | None) -> Problem:  # noqa: ARG002 - the same whatever was asked
+        """Return what the provider says to some trouble."""
+        status, message, code = self.flavour.says(trouble)
+        param = "messages" if trouble == "context" else "prompt" if trouble == "filter" else None
+        details: object = None
+        if trouble == "filter" and self.provider == "azure":
+            details = {"code": "ResponsibleAIPolicyViolation", "content_filter_result": _SAFE}
+        return Problem(trouble=trouble, status=status, message=message, code=code, param=param, details=details)
+
+    def failure(self, problem: Problem, name: str) -> bytes:  # noqa: ARG002 - no body here has the request's id
+        """Return the body of a refusal."""
+        return encoded(self._error(problem))
+
+    def within(self, problem: Problem, ask: Ask, name: str) -> bytes:  # noqa: ARG002 - the same for every request
+        """Return the body of an error under status 200."""
+        return encoded(self._error(problem))
+
+    def stray(self, problem: Problem, ask: Ask, name: str) -> list[bytes]:
+        """Return an error in the middle of a stream, and what follows it."""
+        match self.provider:
+            case "groq":
+                error = child(self._error(problem), "error")
+                failed = {"failed_generation": "<function=broken", "status_code": problem.status}
+                return [event("error", {"error": error | failed})]
+            case "perplexity":
+                return [event("error", self._error(problem))]
+            case "openrouter":
+                answer = Answer(name=name, finish="stop")
+                chunk = self._chunk(ask, answer, {"content": ""}, None)
+                return [data(chunk | {"error": {"code": problem.status, "message": problem.message}}), _DONE]
+            case "mistral":
+                return [data(self._chunk(ask, Answer(name=name, finish="stop"), {"content": ""}, "error")), _DONE]
             case _:
-                return answer(self._options.rules, ask.messages, limit=ask.limit, stop=ask.stop), None
+                return [data(self._error(problem))]
 
-    def _admitted(self, request: Request) -> bool:
-        if self._options.api_key is None:
-            return True
-        given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
-        return hmac.compare_digest(given, f"Bearer {self._options.api_key}".encode())
+    def _error(self, problem: Problem) -> Object:
+        match self.provider:
+            case "mistral":
+                if problem.trouble == "auth":
+                    return {"detail": problem.message}
+                message = problem.details if problem.status == 422 and problem.details else problem.message
+                kind = "invalid_request_error" if problem.trouble == "invalid" else f"{problem.trouble}_error"
+                return {
+                    "object": "error",
+                    "message": message,
+                    "type": kind,
+                    "param": problem.param,
+                    "code": problem.code,
+                }
+            case "openrouter":
+                found: Object = {"code": problem.status, "message": problem.message}
+                return {"error": found | ({"metadata": problem.details} if problem.details else {})}
+            case _:
+                kind = _TYPES.get(problem.trouble, "invalid_request_error")
+                error: Object = {"message": problem.message, "type": kind, "param": problem.param, "code": problem.code}
+                if self.provider == "groq":
+                    error.pop("param")
+                if self.provider == "azure" and problem.details:
+                    error |= {"status": problem.status, "innererror": problem.details}
+                return {"error": error}
 
+    def _finish(self, answer: Answer) -> str:
+        if answer.finish == "filter" and not self.flavour.filters:
+            return self.flavour.stop
+        if answer.finish == "tool_calls" and self.provider == "perplexity":
+            return "stop"
+        return _FINISHES.get(answer.finish, self.flavour.stop)
 
-def understand(body: bytes) -> Ask:
-    """Read a request's body.
+    def _head(self, ask: Ask, answer: Answer, kind: str) -> Object:
+        prefix = {"mistral": "", "openrouter": "gen-"}.get(self.provider, "chatcmpl-")
+        head: Object = {"id": f"{prefix}{answer.name}", "object": kind, "created": CREATED, "model": ask.model}
+        match self.provider:
+            case "openrouter":
+                # The model that answers may be another one than was asked.
+                head |= {"model": f"{ask.model}-2026-01-01", "provider": "StandIn", "system_fingerprint": None}
+            case "perplexity":
+                head |= {
+                    "citations": ["https://example.org/page"],
+                    "search_results": [{"title": "A page", "url": "https://example.org/page", "date": None}],
+                }
+            case "mistral":
+                pass
+            case _:
+                head["system_fingerprint"] = "fp_standin"
+        return head
 
-    Raises:
-        UsageError: It is not a chat completion request.
-    """
-    try:
-        payload = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise UsageError("We could not parse the JSON body of your request.") from None
-    model = payload.get("model") if _is_object(payload) else None
-    messages = payload.get("messages") if _is_object(payload) else None
-    if not (_is_object(payload) and isinstance(model, str) and model):
-        raise UsageError("you must provide a model parameter")
-    if not (isinstance(messages, list) and messages and all(_is_object(message) for message in messages)):
-        raise UsageError("'messages' has to be a list of at least one message")
-    limit = payload.get("max_completion_tokens", payload.get("max_tokens"))
-    if limit is not None and not (isinstance(limit, int) and limit >= 1):
-        raise UsageError("the token limit has to be at least 1")
-    stop = payload.get("stop")
-    options = payload.get("stream_options")
-    return Ask(
-        model=model,
-        messages=tuple((str(message.get("role", "")), _text(message.get("content"))) for message in messages),
-        limit=limit,
-        stop=tuple(str(mark) for mark in stop) if isinstance(stop, list) else (stop,) if isinstance(stop, str) else (),
-        stream=payload.get("stream") is True,
-        with_usage=_is_object(options) and options.get("include_usage") is True,
-    )
+    def _message(self, answer: Answer) -> Object:
+        text = None if answer.calls and not answer.text else answer.text
+        message: Object = {"role": "assistant", "content": text}
+        if answer.refusal:
+            if self.flavour.refusals:
+                message |= {"content": None, "refusal": answer.refusal}
+            else:
+                message["content"] = REFUSAL
+        elif self.flavour.refusals:
+            message["refusal"] = None
+        if self.provider in {"openai", "azure", "openai-compatible"}:
+            message["annotations"] = []
+        if answer.thinking:
+            message |= self._thought(answer.thinking, text)
+        if answer.calls:
+            message["tool_calls"] = [self._call(call) for call in answer.calls]
+        elif self.provider == "mistral":
+            message["tool_calls"] = None
+        return message
 
+    def _thought(self, thinking: str, text: str | None) -> Object:
+        match self.flavour.thinking:
+            case "chunks":
+                chunks: list[Object] = [{"type": "thinking", "thinking": [{"type": "text", "text": thinking}]}]
+                return {"content": chunks + ([{"type": "text", "text": text}] if text else [])}
+            case "details":
+                return {"reasoning": thinking, "reasoning_details": details_of(thinking)}
+            case "":
+                return {}
+            case name:
+                return {name: thinking}
 
-def _is_object(value: object) -> TypeGuard[dict[str, object]]:
-    return isinstance(value, dict)
+    def _call(self, call: ToolUse) -> Object:
+        function = {"name": call.name, "arguments": call.arguments}
+        return {"id": identity(self.flavour.ids, call.seed), "type": "function", "function": function}
 
+    def _remember(self, answer: Answer, around: Around) -> None:
+        if not (answer.calls and answer.thinking):
+            return
+        said: object = details_of(answer.thinking) if self.flavour.thinking == "details" else answer.thinking
+        calls = [f"{self.provider} {identity(self.flavour.ids, call.seed)}" for call in answer.calls]
+        around.memory.keep(calls, said)
 
-def _text(content: object) -> str:
-    if isinstance(content, list):
-        return " ".join(str(part.get("text", "")) for part in content if _is_object(part))
-    return content if isinstance(content, str) else ""
+    def _usage(self, answer: Answer) -> Object:
+        prompt, completion = answer.prompt + answer.cached, answer.output
+        usage: Object = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        read, thought = {"cached_tokens": answer.cached}, {"reasoning_tokens": answer.thought}
+        match self.provider:
+            case "mistral" | "together":
+                return usage
+            case "perplexity":
+                cost = {"input_tokens_cost": 0.001, "output_tokens_cost": 0.002, "request_cost": 0.005}
+                return usage | {
+                    "reasoning_tokens": answer.thought,
+                    "citation_tokens": 0,
+                    "num_search_queries": 1,
+                    "search_context_size": "low",
+                    "cost": cost | {"total_cost": 0.008},
+                }
+            case "groq":
+                times = {"queue_time": 0.01, "prompt_time": 0.01, "completion_time": 0.05, "total_time": 0.06}
+                return usage | times | {"prompt_tokens_details": read, "completion_tokens_details": thought}
+            case "deepseek":
+                hits = {"prompt_cache_hit_tokens": answer.cached, "prompt_cache_miss_tokens": answer.prompt}
+                return usage | hits | {"prompt_tokens_details": read, "completion_tokens_details": thought}
+            case "openrouter":
+                found = usage | {"prompt_tokens_details": read, "completion_tokens_details": thought}
+                return found | {"cost": 0.00125, "is_byok": False, "cost_details": {"upstream_inference_cost": None}}
+            case _:
+                silent = {"audio_tokens": 0}
+                return usage | {
+                    "prompt_tokens_details": read | silent,
+                    "completion_tokens_details": thought | silent,
+                }
 
+    def _chunk(self, ask: Ask, answer: Answer, delta: Object, finish: str | None) -> Object:
+        choice: Object = {"index": 0, "delta": delta, "finish_reason": finish}
+        if self.provider != "mistral":
+            choice["logprobs"] = None
+        if self.provider == "openrouter":
+            choice["native_finish_reason"] = finish
+        return self._head(ask, answer, "chat.completion.chunk") | {"choices": [choice]}
 
-def _usage(ask: Ask, found: Answer) -> dict[str, object]:
-    # Four tokens a message for its frame, as OpenAI's models count them.
-    prompt = sum(tokens(text) + 4 for _, text in ask.messages)
-    thought = ask.limit or 16 if found.finish == "length" and not found.text else 0
-    completion = tokens(found.text) + thought
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": thought, "audio_tokens": 0},
-    }
+    def _chunks(self, ask: Ask, answer: Answer) -> Iterator[bytes]:
+        wanted = within(ask.body, "stream_options", "include_usage") is True
+        usage = self._usage(answer)
+        said: list[str] = []
 
+        def chunk(delta: Object, finish: str | None = None, **more: object) -> bytes:
+            body = self._chunk(ask, answer, delta, finish)
+            if self.provider == "perplexity":
+                said.append(string(delta.get("content")))
+                choice = objects(body["choices"])[0]
+                choice["message"] = {"role": "assistant", "content": "".join(said)}
+                body["type"] = "end_of_stream" if finish else "message"
+            if self.provider == "openai":
+                # Padding, so that a chunk's length tells nothing of its text.
+                body["obfuscation"] = signature(answer.name, str(delta))[: 1 + len(str(delta)) % 12]
+            # Where it is told at the end of a stream, it is null before: always here, and there if it is asked for.
+            if self.provider == "deepseek" or (self.flavour.usage == "asked" and wanted):
+                body["usage"] = None
+            return data(body | more)
 
-def _whole(ask: Ask, entry: Entry, found: Answer, refusal: str | None) -> bytes:
-    message: dict[str, object] = {
-        "role": "assistant",
-        "content": None if refusal else found.text,
-        "refusal": refusal,
-        "annotations": [],
-    }
-    return msgspec.json.encode(
-        {
-            "id": f"chatcmpl-{entry.name}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": ask.model,
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": found.finish}],
-            "usage": _usage(ask, found),
+        if self.provider == "azure":
+            first = self._head(ask, answer, "") | {"id": "", "model": "", "choices": []}
+            yield data(first | {"prompt_filter_results": [{"prompt_index": 0, "content_filter_results": _SAFE}]})
+        opening: Object = {
+            "role": "assistant",
+            "content": None if self.provider == "deepseek" and answer.thinking else "",
         }
-    )
+        if self.flavour.refusals:
+            opening["refusal"] = None
+        begun: Object = {"x_groq": {"id": f"req_{answer.name}"}} if self.provider == "groq" else {}
+        yield chunk(opening, None, **begun)
+        for at, word in enumerate(answer.thinking.split(" ") if answer.thinking else ()):
+            yield chunk(self._thinking_delta(f" {word}" if at else word, last=False))
+        if answer.thinking and self.flavour.thinking == "details":
+            yield chunk(self._thinking_delta(answer.thinking, last=True))
+        if answer.refusal:
+            yield chunk({"refusal": answer.refusal} if self.flavour.refusals else {"content": REFUSAL})
+        for piece in answer.pieces:
+            yield chunk(self._text_delta(piece))
+        for delta in self._call_deltas(answer):
+            yield chunk(
+                {"tool_calls": delta} | ({"content": None} if self.provider in {"openrouter", "deepseek"} else {})
+            )
+        finish = self._finish(answer)
+        match self.flavour.usage:
+            case "finish":
+                yield chunk({"content": ""}, finish, usage=usage)
+            case "x_groq":
+                yield chunk({}, finish, x_groq={"id": f"req_{answer.name}", "usage": usage})
+            case "always":
+                yield chunk({"content": ""}, finish)
+                yield chunk({"role": "assistant", "content": ""}, finish, usage=usage)
+            case _:
+                yield chunk({}, finish)
+                if wanted:
+                    yield data(self._head(ask, answer, "chat.completion.chunk") | {"choices": [], "usage": usage})
+        yield _DONE
+
+    def _text_delta(self, piece: str) -> Object:
+        if self.flavour.thinking == "reasoning_content":
+            return {"content": piece, "reasoning_content": None}
+        return {"content": piece}
+
+    def _thinking_delta(self, piece: str, *, last: bool) -> Object:
+        match self.flavour.thinking:
+            case "chunks":
+                return {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": piece}]}]}
+            case "details":
+                # The signature comes after all of the text, with the same index.
+                part: Object = {"type": "reasoning.text", "index": 0, "format": "anthropic-claude-v1"}
+                if last:
+                    return {"content": "", "reasoning_details": [part | {"signature": signature(piece)}]}
+                return {"content": "", "reasoning": piece, "reasoning_details": [part | {"text": piece}]}
+            case "reasoning_content":
+                return {"content": None, "reasoning_content": piece}
+            case _:
+                return {"reasoning": piece}
+
+    def _call_deltas(self, answer: Answer) -> Iterator[list[Object]]:
+        if self.flavour.whole_calls:
+            if answer.calls:
+                yield [{"index": at, **self._call(call)} for at, call in enumerate(answer.calls)]
+            return
+        for at, call in enumerate(answer.calls):
+            empty = {"name": call.name, "arguments": ""}
+            yield [{"index": at, **self._call(call), "function": empty}]
+        # Piece by piece in turn, as calls in parallel may come.
+        rows = [list(halves(call.arguments)) for call in answer.calls]
+        for turn in range(max(map(len, rows), default=0)):
+            for at, row in enumerate(rows):
+                if turn < len(row):
+                    yield [{"index": at, "function": {"arguments": row[turn]}}]
 
 
-def _events(ask: Ask, entry: Entry, found: Answer, refusal: str | None) -> Iterator[bytes]:
-    head: dict[str, object] = {
-        "id": f"chatcmpl-{entry.name}",
-        "object": "chat.completion.chunk",
-        "created": int(time.time()),
-        "model": ask.model,
+_SAFE: Final[Object] = {
+    kind: {"filtered": False, "severity": "safe"} for kind in ("hate", "self_harm", "sexual", "violence")
+}
+
+
+def details_of(thinking: str) -> list[Object]:
+    """Return thinking in openrouter's form, signed."""
+    return [
+        {
+            "type": "reasoning.text",
+            "text": thinking,
+            "signature": signature(thinking),
+            "format": "anthropic-claude-v1",
+            "index": 0,
+        }
+    ]
+
+
+def _results(messages: list[Object]) -> tuple[Result, ...]:
+    names = {
+        string(call.get("id")): string(within(call, "function", "name"))
+        for message in messages
+        for call in objects(message.get("tool_calls"))
     }
-
-    def event(choices: Sequence[object], usage: object = None) -> bytes:
-        # With usage asked for, every chunk has the field, null before the last.
-        body = head | {"choices": choices} | ({"usage": usage} if ask.with_usage else {})
-        return b"data: " + msgspec.json.encode(body) + b"\n\n"
-
-    def delta(content: dict[str, object], finish: str | None = None) -> bytes:
-        return event([{"index": 0, "delta": content, "logprobs": None, "finish_reason": finish}])
-
-    yield delta({"role": "assistant", "content": "", "refusal": None})
-    if refusal:
-        yield delta({"refusal": refusal})
-    for at, word in enumerate(found.text.split(" ") if found.text else ()):
-        yield delta({"content": f" {word}" if at else word})
-    yield delta({}, found.finish)
-    if ask.with_usage:
-        yield event([], _usage(ask, found))
-    yield b"data: [DONE]\n\n"
-
-
-def _error(message: str, kind: str, code: str | None) -> bytes:
-    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code}})
-
-
-async def _fail(send: Send, kind: str, retry_after: float, headers: dict[str, str]) -> None:
-    match kind:
-        case "429":
-            body = _error("Rate limit reached.", "requests", "rate_limit_exceeded")
-            await _send(send, 429, body, headers | {"retry-after": f"{retry_after:g}"})
-        case "quota":
-            body = _error("You exceeded your current quota.", "insufficient_quota", "insufficient_quota")
-            await _send(send, 429, body, headers)
-        case "503":
-            body = _error("The engine is overloaded.", "server_error", None)
-            await _send(send, 503, body, headers | {"retry-after": f"{retry_after:g}"})
-        case _:
-            await _send(send, 500, _error("The server had an error.", "server_error", None), headers)
-
-
-async def _send(
-    send: Send, status: int, body: bytes, headers: dict[str, str] | None = None, media: str = _JSON
-) -> None:
-    await _start(send, status, {"content-length": str(len(body)), **(headers or {})}, media)
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _start(send: Send, status: int, headers: dict[str, str], media: str) -> None:
-    lines = [(name.encode(), value.encode()) for name, value in (headers | {"content-type": media}).items()]
-    await send({"type": "http.response.start", "status": status, "headers": lines})
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _left_within(request: Request, seconds: float) -> bool:
-    """Wait, and return whether the client left meanwhile."""
-    try:
-        async with asyncio.timeout(seconds):
-            await _gone(request)
-    except TimeoutError:
-        return False
-    return True
+    found: list[Result] = []
+    for message in reversed(messages):
+        if message.get("role") != "tool":
+            break
+        call = string(message.get("tool_call_id"))
+        found.append(Result(call, names.get(call, string(message.get("name"))), text_of(message.get("content"))))
+    return tuple(reversed(found))

@@ -10,13 +10,30 @@ import msgspec
 from kitaru.errors import UsageError
 
 FaultKind: TypeAlias = Literal[
-    "429", "500", "503", "quota", "malformed", "html", "error-in-200", "drop", "refusal", "filter", "empty", "hang"
-]
+    "429", "500", "503", "529", "quota", "context",
+    "malformed", "truncated", "html", "error-in-200", "error-in-stream", "drop", "slow", "hang",
+    "refusal", "filter", "empty",
+    "invalid-json", "fenced-json", "missing-key", "wrong-type", "bad-arguments",
+    "echo-error", "echo-error-400", "echo-header", "echo-body", "echo-stream",
+]  # fmt: skip
 """What can go wrong.
 
-`429` with Retry-After; `500`, `503`; `quota`: a 429 that waiting does not cure; `malformed`: JSON that breaks off;
-`html`: a web page; `error-in-200`; `drop`: the connection closes in the middle of the body; `refusal`; `filter`: the
-content filter; `empty`: no text, the token limit spent; `hang`: no answer at all, until the client leaves.
+`429` with Retry-After, or what the provider has in its place; `500`, `503`; `529`: overloaded, in the provider's own
+words and status; `quota`: a refusal that waiting does not cure; `context`: the prompt is too long.
+
+`malformed`: JSON that breaks off; `truncated`: all but the end, a stream's end marker; `html`: a web page;
+`error-in-200`; `error-in-stream`: after half of it, in a plain answer like `error-in-200`; `drop`: the connection
+closes in the middle of the body; `slow`: the body comes in pieces with a pause before each; `hang`: no answer at all,
+until the client leaves.
+
+`refusal`; `filter`: the content filter; `empty`: no text, the token limit spent.
+
+`invalid-json`, `fenced-json` (JSON in a code fence), `missing-key`, `wrong-type`: an answer of JSON that is none, or
+does not fit; `bad-arguments`: the arguments of a tool call are no JSON, where the API has them as text.
+
+The credential that came with the request comes back, as it is, JSON-escaped and in base64: `echo-error` and
+`echo-error-400` in a refusal, `echo-header` in headers, the request id's among them, `echo-body` in the answer's text,
+`echo-stream` in a stream, split in the middle over two events and over two pieces of one event.
 """
 
 _KINDS: Final = get_args(FaultKind)
@@ -28,7 +45,7 @@ class Fault(msgspec.Struct, frozen=True):
     Args:
         kind: What goes wrong.
         first: For how many requests of a prompt, counted from its first; 0 for each of them.
-        retry_after: Seconds that a 429 or 503 asks to wait.
+        retry_after: Seconds that a 429, 503 or 529 asks to wait, and that `slow` pauses.
         match: A regular expression; the fault befalls prompts in whose last message it is found.
 
     Raises:

@@ -38,13 +38,38 @@ class PromptCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """All requests; by prompt in the order of first arrival."""
+    """All requests; by prompt in the order of first arrival, and how many each provider got."""
 
     total: int = 0
     finished: int = 0
     abandoned: int = 0
     in_flight: int = 0
     prompts: tuple[PromptCounts, ...] = ()
+    providers: dict[str, int] = {}
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that came in, understood or not.
+
+    Args:
+        name: `standin-<n>`, where it was understood; empty else.
+        provider: Whose API was asked.
+        path: Of the URL.
+        query: Its parameters; a key among them is masked.
+        headers: By lower-case name; the credential is masked.
+        credential: The credential's SHA-256, in hexadecimal; empty where none came.
+        raw: The body.
+        body: The body decoded; None where it is no JSON.
+    """
+
+    name: str
+    provider: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    credential: str
+    raw: bytes
+    body: object
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -88,13 +113,18 @@ class Ledger:
 
     Args:
         journal: A file to append to; made where it does not exist.
+        keep: Whether the requests themselves are kept.
 
     Raises:
         UsageError: The journal cannot be opened.
     """
 
-    def __init__(self, journal: Path | None = None) -> None:
+    def __init__(self, journal: Path | None = None, *, keep: bool = False) -> None:
         self._lock = threading.Lock()
+        self._came = threading.Condition(self._lock)
+        self._keep = keep
+        self._seen: list[Seen] = []
+        self._providers: dict[str, int] = {}
         self._tallies: dict[str, _Tally] = {}
         self._names = 0
         self._resets = 0
@@ -105,15 +135,35 @@ class Ledger:
             except OSError as error:
                 raise UsageError(f"the journal {journal} cannot be opened: {error.strerror}") from None
 
-    def arrive(self, digest: str, text: str, model: str) -> Entry:
-        """Count a request that has arrived."""
-        with self._lock:
+    def arrive(self, digest: str, text: str, model: str, provider: str, seen: Seen) -> Entry:
+        """Count a request that has arrived and was understood."""
+        with self._came:
             self._names += 1
+            self._providers[provider] = self._providers.get(provider, 0) + 1
+            if self._keep:
+                self._seen.append(msgspec.structs.replace(seen, name=f"standin-{self._names}"))
             tally = self._tallies.setdefault(digest, _Tally(text[:_TEXT_SHOWN]))
             tally.arrived += 1
             entry = Entry(f"standin-{self._names}", digest, tally.arrived, self._resets)
             self._write(_Line(time.time(), "arrived", entry.name, digest, entry.nth, model, tally.text))
+            self._came.notify_all()
             return entry
+
+    def note(self, seen: Seen) -> None:
+        """Keep a request that was not understood; it counts for nothing."""
+        if self._keep:
+            with self._lock:
+                self._seen.append(seen)
+
+    def seen(self) -> tuple[Seen, ...]:
+        """Return all requests that were kept, in the order of arrival."""
+        with self._lock:
+            return tuple(self._seen)
+
+    def wait_for(self, count: int, timeout: float) -> bool:
+        """Wait until so many requests have arrived since the last reset; False where the time is over before."""
+        with self._came:
+            return self._came.wait_for(lambda: sum(self._providers.values()) >= count, timeout)
 
     def leave(self, entry: Entry, ending: Ending, status: int, fault: str = "") -> None:
         """Count the end of a request."""
@@ -141,18 +191,22 @@ class Ledger:
                 )
                 for digest, tally in self._tallies.items()
             )
+            providers = dict(self._providers)
         return Counts(
             total=sum(prompt.total for prompt in prompts),
             finished=sum(prompt.finished for prompt in prompts),
             abandoned=sum(prompt.abandoned for prompt in prompts),
             in_flight=sum(prompt.in_flight for prompt in prompts),
             prompts=prompts,
+            providers=providers,
         )
 
     def reset(self) -> None:
         """Forget all counts. Request names go on; requests under way are no longer counted."""
         with self._lock:
             self._tallies.clear()
+            self._providers.clear()
+            self._seen.clear()
             self._resets += 1
 
     def close(self) -> None:

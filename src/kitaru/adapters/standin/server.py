@@ -7,14 +7,16 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 import msgspec
 
-from kitaru.adapters.standin.chat import Chat, cut
-from kitaru.adapters.standin.ledger import Counts, Ledger
+from kitaru.adapters.standin.endpoint import Endpoint, cut
+from kitaru.adapters.standin.gate import Gate
+from kitaru.adapters.standin.ledger import Counts, Ledger, Seen
 from kitaru.adapters.standin.options import Options
+from kitaru.adapters.standin.routing import BASES
 from kitaru.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,15 +31,17 @@ if TYPE_CHECKING:
 _THREAD: Final = "kitaru-stand-in"
 
 
-def app(options: Options | None = None, *, ledger: Ledger | None = None) -> Starlette:
+def app(options: Options | None = None, *, ledger: Ledger | None = None, gate: Gate | None = None) -> Starlette:
     """Return the stand-in server as an ASGI application.
 
-    It answers `POST /v1/chat/completions`, `GET /v1/models`, `GET /_kitaru/requests` (the counts) and
-    `DELETE /_kitaru/requests` (forget them).
+    It answers wherever one of the APIs would: `POST /v1/chat/completions`, `/v1/responses`, `/v1/messages`,
+    `/v1beta/models/MODEL:generateContent`, `/v2/chat`, `/api/chat` and more; below `/at/PROVIDER` on the paths of that
+    provider only. `GET /_kitaru/requests` gives the counts, `DELETE` forgets them.
 
     Args:
         options: How to answer.
         ledger: Where requests are counted; its own by default, with the journal that the options name.
+        gate: Where requests wait; its own by default, closed where the options say so.
 
     Raises:
         UsageError: The extra `serve` is not installed, or the journal cannot be opened.
@@ -45,15 +49,11 @@ def app(options: Options | None = None, *, ledger: Ledger | None = None) -> Star
     try:
         from starlette.applications import Starlette
         from starlette.responses import Response
-        from starlette.routing import Route
+        from starlette.routing import Mount, Route
     except ImportError:
         _missing()
     settings = options or Options()
     book = ledger or Ledger(settings.journal)
-
-    async def models(_: Request) -> Response:
-        rows = [{"id": name, "object": "model", "created": 0, "owned_by": "kitaru"} for name in settings.models]
-        return Response(msgspec.json.encode({"object": "list", "data": rows}), media_type="application/json")
 
     async def requests(request: Request) -> Response:
         if request.method == "DELETE":
@@ -63,9 +63,8 @@ def app(options: Options | None = None, *, ledger: Ledger | None = None) -> Star
 
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", Chat(settings, book), methods=["POST"]),
-            Route("/v1/models", models, methods=["GET"]),
             Route("/_kitaru/requests", requests, methods=["GET", "DELETE"]),
+            Mount("/", Endpoint(settings, book, gate or Gate(closed=settings.hold))),
         ]
     )
 
@@ -111,6 +110,7 @@ class StandInServer:
 
     def __init__(self, options: Options | None = None) -> None:
         self._options = options or Options()
+        self._gate = Gate(closed=self._options.hold)
         self._ledger: Ledger | None = None
         self._listener: socket.socket | None = None
         self._server: uvicorn.Server | None = None
@@ -123,7 +123,7 @@ class StandInServer:
 
     @property
     def base_url(self) -> str:
-        """What a client takes as base URL, `/v1` included."""
+        """What a client of OpenAI's takes as base URL, `/v1` included."""
         if self._listener is None:
             raise UsageError("the stand-in server is not running", hint="Enter it: `with StandInServer() as server:`.")
         return _base_url(self._listener)
@@ -133,6 +133,49 @@ class StandInServer:
         """What it was asked so far; exact, also while requests are under way, and after the server stopped."""
         return self._ledger.counts() if self._ledger else Counts()
 
+    @property
+    def requests(self) -> tuple[Seen, ...]:
+        """The requests themselves, since the last reset; those that no API could read, too."""
+        return self._ledger.seen() if self._ledger else ()
+
+    def address(self, provider: str) -> str:
+        """Return the base URL of one provider's API, as its own client takes it; only its own paths are served there.
+
+        Args:
+            provider: Its name. One that is not known speaks OpenAI's API.
+        """
+        return f"{self.url}/at/{provider}{BASES.get(provider, '/v1')}"
+
+    def wait_for(self, count: int, timeout: float = 10) -> None:
+        """Wait, in a thread that may block, until so many requests have arrived since the last reset.
+
+        Args:
+            count: How many.
+            timeout: The longest wait, in seconds.
+
+        Raises:
+            TimeoutError: They have not.
+        """
+        if self._ledger is None or not self._ledger.wait_for(count, timeout):
+            raise TimeoutError(f"{self.counts.total} of {count} requests arrived within {timeout:g} s")
+
+    @contextlib.contextmanager
+    def hold(self, match: str = "") -> Iterator[None]:
+        """Let requests wait, unanswered, until the end of the block.
+
+        Args:
+            match: A regular expression; only those wait in whose last message it is found.
+        """
+        self._gate.close(match)
+        try:
+            yield
+        finally:
+            self._gate.open()
+
+    def release(self) -> None:
+        """Answer all requests that wait, and let no more wait."""
+        self._gate.open()
+
     def reset(self) -> None:
         """Forget what it was asked."""
         if self._ledger:
@@ -141,9 +184,9 @@ class StandInServer:
     def __enter__(self) -> Self:
         if self._thread is not None:
             raise UsageError("this stand-in server is running already")
-        self._ledger = Ledger(self._options.journal)
+        self._ledger = Ledger(self._options.journal, keep=True)
         up = threading.Event()
-        self._server = _server(app(self._options, ledger=self._ledger), up.set, grace=0)
+        self._server = _server(app(self._options, ledger=self._ledger, gate=self._gate), up.set, grace=0)
         self._listener = _listen("127.0.0.1", 0)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._listener]}, name=_THREAD, daemon=True

@@ -1,0 +1,184 @@
+"""What counts as an attempt, what is told of it, and settings that a provider refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import msgspec
+import pytest
+
+from kitaru.adapters import (
+    Attempt,
+    Endpoint,
+    Message,
+    ModelCall,
+    Reply,
+    Retry,
+    Settings,
+    Timeouts,
+    Transport,
+    attempts_of,
+)
+from kitaru.adapters.message import assistant
+from kitaru.adapters.reply import Usage, reply_of
+from kitaru.errors import AnswerError, ProviderError
+from tests.adapters.scripted import CALL, GOOD, OPENAI, Clock, Script, answer, at, fails, scripted
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+LIVELY = msgspec.structs.replace(CALL, settings=Settings(temperature=0.2, top_p=0.9, seed=7))
+
+
+def refuses(setting: str, status: int = 400) -> Script:
+    message = f"Unsupported value: '{setting}' does not support 0.2 with this model."
+    error = {"message": message, "param": setting, "code": "unsupported_value"}
+    return answer(json.dumps({"error": error}).encode(), status)
+
+
+# Attempts that a dead process made
+
+
+async def test_attempts_made_before_count_and_the_wait_goes_on_from_there(transport: Transport, clock: Clock) -> None:
+    async with scripted(answer(b"{}", 500)) as server:
+        error = await fails(transport.send(CALL, at(server), OPENAI, retry=Retry(attempts=4), failed=2))
+        assert len(server.seen) == 2
+    assert len(attempts_of(error)) == 2
+    assert clock.waits == [4.0]
+
+
+@pytest.mark.parametrize("failed", [3, 30])
+async def test_at_least_one_attempt_is_made(failed: int, transport: Transport, clock: Clock) -> None:
+    async with scripted(answer(b"{}", 500)) as server:
+        await fails(transport.send(CALL, at(server), OPENAI, failed=failed))
+        assert len(server.seen) == 1
+    assert clock.waits == []
+
+
+async def test_an_attempt_is_told_with_its_wait_before_the_wait_begins(transport: Transport, clock: Clock) -> None:
+    told: list[tuple[int, float | None, int]] = []
+
+    def record(attempt: Attempt, wait: float | None) -> None:
+        told.append((attempt.status, wait, len(clock.waits)))
+
+    async with scripted(answer(b"{}", 500), answer(b"{}", 429, retry_after="7"), answer()) as server:
+        await transport.send(CALL, at(server), OPENAI, record=record)
+    assert told == [(500, 1.0, 0), (429, 7.0, 1), (200, None, 2)]
+
+
+async def test_the_last_attempt_is_told_without_a_wait(transport: Transport) -> None:
+    told: list[float | None] = []
+    async with scripted(answer(b"{}", 500)) as server:
+        await fails(
+            transport.send(CALL, at(server), OPENAI, retry=Retry(attempts=2), record=lambda _, wait: told.append(wait))
+        )
+    assert told == [1.0, None]
+
+
+async def test_a_prompt_that_was_filtered_is_no_error_to_be_tried_again(transport: Transport) -> None:
+    filtered = Reply("", assistant(""), "content_filter", Usage(), "", "req-1")
+
+    class Filtering:
+        row = OPENAI.row
+        build_request = OPENAI.build_request
+        parse_stream = OPENAI.parse_stream
+
+        def parse_response(self, *_: object) -> Reply:
+            error = AnswerError("openai answered 400 (content_filter)")
+            error.reply = filtered
+            raise error
+
+    async with scripted(answer(b"{}", 400)) as server:
+        error = await fails(transport.send(CALL, at(server), Filtering()))
+        assert len(server.seen) == 1
+    assert isinstance(error, AnswerError)
+    assert reply_of(error) == filtered
+    (attempt,) = attempts_of(error)
+    assert (attempt.request_id, attempt.possibly_billed) == ("req-1", False)
+
+
+# Settings that a provider refuses
+
+
+async def test_a_refused_setting_is_left_out_at_once(transport: Transport, clock: Clock) -> None:
+    told: list[float | None] = []
+    async with scripted(refuses("temperature"), answer()) as server:
+        sent = await transport.send(
+            LIVELY, at(server), OPENAI, retry=Retry(attempts=1), record=lambda _, wait: told.append(wait)
+        )
+        first, second = (json.loads(seen.body) for seen in server.seen)
+    assert first == {**second, "temperature": 0.2}
+    assert sent.warnings == ("temperature was left out: the provider refused it for this model",)
+    assert [bool(attempt.error) for attempt in sent.attempts] == [True, False]
+    assert (told, clock.waits) == ([0.0, None], [])
+
+
+async def test_several_refused_settings_are_left_out_one_after_the_other(transport: Transport) -> None:
+    async with scripted(refuses("temperature"), refuses("seed", 422), answer()) as server:
+        sent = await transport.send(LIVELY, at(server), OPENAI, retry=Retry(attempts=1))
+        assert len(server.seen) == 3
+        place = ("openai", server.base_url, "m")
+        assert transport.lacking(*place) == {"temperature", "seed"}
+    assert len(sent.warnings) == 2
+
+
+async def test_a_setting_that_is_refused_though_it_was_left_out_ends_the_call(transport: Transport) -> None:
+    async with scripted(refuses("temperature")) as server:
+        error = await fails(transport.send(LIVELY, at(server), OPENAI))
+        assert len(server.seen) == 2
+    assert isinstance(error, ProviderError)
+    assert error.refuses == "temperature"
+
+
+async def test_a_refusal_leaves_all_attempts_for_other_failures(transport: Transport) -> None:
+    async with scripted(answer(b"{}", 500), refuses("seed"), answer(b"{}", 500), answer()) as server:
+        sent = await transport.send(LIVELY, at(server), OPENAI)
+    assert len(sent.attempts) == 4
+
+
+async def test_a_strict_call_is_not_changed(transport: Transport) -> None:
+    strict = msgspec.structs.replace(LIVELY, strict=True)
+    async with scripted(refuses("temperature"), answer()) as server:
+        await fails(transport.send(strict, at(server), OPENAI))
+        assert len(server.seen) == 1
+        assert transport.lacking("openai", server.base_url, "m") == frozenset()
+
+
+async def test_a_refusal_of_what_was_never_asked_for_is_an_error_like_others(transport: Transport) -> None:
+    async with scripted(refuses("temperature"), answer()) as server:
+        await fails(transport.send(CALL, at(server), OPENAI))
+        assert len(server.seen) == 1
+
+
+async def test_what_one_model_refuses_is_remembered_for_it_alone(transport: Transport) -> None:
+    async with scripted(refuses("temperature"), answer()) as server:
+        await transport.send(LIVELY, at(server), OPENAI)
+        assert transport.lacking("openai", server.base_url, "m") == {"temperature"}
+        assert transport.lacking("openai", server.base_url + "/", "m") == {"temperature"}
+        assert transport.lacking("openai", server.base_url, "other") == frozenset()
+        assert transport.lacking("groq", server.base_url, "m") == frozenset()
+        assert transport.lacking("openai", "http://other.example/v1", "m") == frozenset()
+
+
+async def test_no_setting_is_left_out_when_the_time_is_up(clock: Clock) -> None:
+    async def sleep(_: float) -> None: ...
+
+    ticks = iter(range(0, 1000, 20))
+    async with (
+        scripted(refuses("temperature"), answer()) as server,
+        Transport(clock=lambda: float(next(ticks)), sleep=sleep) as transport,
+    ):
+        await fails(transport.send(LIVELY, at(server), OPENAI, timeout=Timeouts(total=50)))
+        assert len(server.seen) == 1
+
+
+async def test_calls_at_once_keep_their_own_warnings(transport: Transport) -> None:
+    async with scripted(refuses("temperature"), answer(GOOD)) as server:
+        endpoint = Endpoint(base_url=server.base_url)
+        other = ModelCall("openai", "m", (Message("user", "hi"),))
+        lively = await transport.send(LIVELY, endpoint, OPENAI)
+        plain, again = await asyncio.gather(
+            transport.send(other, endpoint, OPENAI), transport.send(other, endpoint, OPENAI)
+        )
+    assert len(lively.warnings) == 1
+    assert plain.warnings == again.warnings == ()
