@@ -264,14 +264,15 @@ async def test_an_older_file_is_backed_up_and_migrated(tmp_path: Path) -> None:
     path = tmp_path / "k.db"
     await filled(path)
     connection = schema.connect_writer(str(path), busy_timeout=1, durability="full")
-    steps = {1: _add_table("a"), 2: _add_table("b")}
-    backup = schema.bring_up_to_date(connection, str(path), migrations=steps, current=3)
+    before = schema.VERSION
+    steps = {before: _add_table("a"), before + 1: _add_table("b")}
+    backup = schema.bring_up_to_date(connection, str(path), migrations=steps, current=before + 2)
     assert backup is not None
-    assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (before + 2,)
     assert connection.execute("SELECT count(*) FROM a, b").fetchone() == (0,)
     connection.close()
     old = sqlite3.connect(backup)
-    assert old.execute("PRAGMA user_version").fetchone() == (1,)
+    assert old.execute("PRAGMA user_version").fetchone() == (before,)
     assert old.execute("SELECT count(*) FROM events").fetchone() == (4,)
     old.close()
     assert mode_of(backup) == 0o600
@@ -281,9 +282,11 @@ async def test_a_migration_that_fails_half_way_changes_nothing(tmp_path: Path) -
     path = tmp_path / "k.db"
     await filled(path)
     connection = schema.connect_writer(str(path), busy_timeout=1, durability="full")
+    before = schema.VERSION
+    steps = {before: _add_table("a"), before + 1: _add_table("a")}
     with pytest.raises(sqlite3.OperationalError):
-        schema.bring_up_to_date(connection, str(path), migrations={1: _add_table("a"), 2: _add_table("a")}, current=3)
-    assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        schema.bring_up_to_date(connection, str(path), migrations=steps, current=before + 2)
+    assert connection.execute("PRAGMA user_version").fetchone() == (before,)
     assert connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'a'").fetchone() == (0,)
     connection.close()
 

@@ -23,7 +23,7 @@ from kitaru.errors import (
     RunExistsError,
     UsageError,
 )
-from kitaru.store import chain
+from kitaru.store import chain, secrets
 from kitaru.store.artifacts import closure, named_by
 from kitaru.store.events import (
     FINISHED,
@@ -36,7 +36,7 @@ from kitaru.store.events import (
     Status,
 )
 from kitaru.store.names import valid_run_id
-from kitaru.store.protocol import Append, Recorded, Sink, Turn
+from kitaru.store.protocol import Append, Held, Recorded, Sink, Turn
 
 encode_event: Final = msgspec.msgpack.Encoder().encode
 decode_event: Final[Callable[[bytes], AnyEvent]] = msgspec.msgpack.Decoder(AnyEvent).decode
@@ -119,6 +119,8 @@ class Transaction:
         self._changes: dict[str, Change] = {}
         self._artifacts: dict[bytes, bytes] = {}
         self._refs: list[object] = []
+        self._kept: dict[str, list[Held]] = {}
+        self._forgotten: list[str] = []
 
     def apply(self, appends: Sequence[Append]) -> None:
         """Take appends in, each alone failing by its `error`, and write them.
@@ -169,6 +171,10 @@ class Transaction:
             head.shared = turn if own is Turn.SHARED else 0
         append.seq = head.seq - len(append.events) + 1
         append.turn_no = turn
+        if append.held:
+            self._kept.setdefault(run, []).extend(append.held)
+        if append.forget:
+            self._forgotten.append(run)
 
     def _create(self, append: Append) -> Head:
         run = valid_run_id(append.run)
@@ -341,7 +347,13 @@ class Transaction:
         spread(db, _change_runs, 4, changes)
         spread(db, _insert_owned, 2, owned)
         spread(db, _delete_owned, 1, freed)
-        for written in (self._names, self._events, self._refs, self._artifacts, self._changes):
+        for run, held in self._kept.items():
+            secrets.hold(db, run, held)
+        for run in self._forgotten:
+            secrets.forget(db, run)
+        for written in (
+            self._names, self._events, self._refs, self._artifacts, self._changes, self._kept, self._forgotten
+        ):  # fmt: skip
             written.clear()
 
     def settle(self) -> None:

@@ -137,6 +137,7 @@ class RunStarted(Event, frozen=True, array_like=True, tag=1):
     parent: Parent | None = None
     origin: Origin | None = None
     registry: Blob = b""
+    image: bytes = b""
 
 
 class Boundary(Event, frozen=True, array_like=True):

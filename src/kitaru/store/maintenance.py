@@ -267,6 +267,7 @@ def _prune(connection: sqlite3.Connection, run: str) -> Pruned:
         "UPDATE runs SET status = 'pruned', updated = ?, parent = NULL, origin = NULL, note = '' WHERE no = ?",
         (now, no),
     )
+    connection.execute("DELETE FROM sealed WHERE kind = 'run' AND holder = ?", (run,))
     named = connection.execute("DELETE FROM refs WHERE run = ? RETURNING digest", (no,)).fetchall()
     artifacts = 0
     for (name,) in named:

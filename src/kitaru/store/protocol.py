@@ -7,7 +7,7 @@ batch is on disk. Everything else is async and reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -28,6 +28,42 @@ class Turn(IntEnum):
     """Gets a turn of its own, even within a batch; the next SHARED append starts a new one."""
 
 
+class Sealed(NamedTuple):
+    """A sealed value: the id of the key that it was sealed under, and the ciphertext."""
+
+    sealer: bytes
+    data: bytes
+
+
+class SealedAt(NamedTuple):
+    """Where a sealed value lies. `kind` is `secret`, `run` or `digest`; `holder` the id of the secret or run."""
+
+    kind: str
+    holder: str
+    key: str
+    version: int
+
+
+class Held(NamedTuple):
+    """What a run needs and no event may hold: a credential, a secret input. `sealed` is None where it is not kept."""
+
+    key: str
+    sealed: Sealed | None
+
+
+class SecretRow(msgspec.Struct, frozen=True):
+    """A secret without its values. `version` counts the times that it was set."""
+
+    id: str
+    name: str
+    owner: str
+    private: bool
+    version: int
+    created: float
+    updated: float
+    keys: tuple[str, ...] = ()
+
+
 class Append:
     """Events of one run to be appended together, and, once acknowledged, what became of them.
 
@@ -38,13 +74,16 @@ class Append:
         artifacts: Content by digest; committed with the events. Content the store has already is not written again.
         turn: How the events take part in the order of outcomes.
         new: Create the run; the first event is its `RunStarted`. The store claims it for this process at epoch 1.
+        held: What is kept for the run beside its log, from the same commit on.
+        forget: What is kept for the run beside its log goes with the same commit; what it needed stays known.
         context: The caller's own; the store does not look at it.
 
     Filled in before it reaches the sink: `seq` (of the first event; the others follow it without gaps), `turn_no` (0
     when `turn` is NONE), and `error` (None when all is on disk).
     """
 
-    __slots__ = ("artifacts", "context", "epoch", "error", "events", "new", "run", "seq", "sink", "turn", "turn_no")
+    __slots__ = ("artifacts", "context", "epoch", "error", "events", "forget", "held", "new", "run", "seq", "sink",
+                 "turn", "turn_no")  # fmt: skip
 
     def __init__(
         self,
@@ -56,6 +95,8 @@ class Append:
         artifacts: Mapping[bytes, bytes] | None = None,
         turn: Turn = Turn.NONE,
         new: bool = False,
+        held: Sequence[Held] = (),
+        forget: bool = False,
         context: object = None,
     ) -> None:
         self.run = run
@@ -65,6 +106,8 @@ class Append:
         self.artifacts = artifacts
         self.turn = turn
         self.new = new
+        self.held = held
+        self.forget = forget
         self.context = context
         self.seq = 0
         self.turn_no = 0
@@ -138,12 +181,80 @@ class Pruned(NamedTuple):
     artifacts: int
 
 
+class SecretStore(Protocol):
+    """Sealed values beside the log. It never sees a key.
+
+    Its calls wait for the disk, a moment each, and may be made from any thread while the store is open; every change
+    is one transaction.
+    """
+
+    def identity(self) -> bytes:
+        """The store's own random id, made with it."""
+
+    def secrets(self) -> list[SecretRow]:
+        """All secrets, by name."""
+
+    def values(self, secret: str) -> list[tuple[SealedAt, Sealed]]:
+        """The sealed values of a secret, by its id; none where there is no such secret."""
+
+    def put(
+        self,
+        name: str,
+        owner: str,
+        private: bool | None,
+        seal: Callable[[str, int], Mapping[str, Sealed]],
+        *,
+        new: bool = False,
+    ) -> SecretRow:
+        """Create an owner's secret, or set the named values of it.
+
+        Args:
+            name: Its name.
+            owner: Whose it is.
+            private: Whether only the owner gets to see it; None leaves it, and makes a new one private.
+            seal: Gives the sealed values by key, from the secret's id and the version that it gets.
+            new: Refuse to change one that is there.
+
+        Raises:
+            UsageError: It is there, and should have been new.
+        """
+
+    def delete(self, secret: str) -> bool:
+        """Remove a secret and its values, by its id. Returns whether there was one."""
+
+    def held(self, run: str) -> list[Held]:
+        """What is kept for a run beside its log."""
+
+    def hold(self, run: str, held: Sequence[Held]) -> None:
+        """Keep this for a run, in place of what has the same keys."""
+
+    def digest_keys(self) -> list[tuple[SealedAt, Sealed]]:
+        """The sealed keys of digests, oldest first."""
+
+    def add_digest_key(self, seal: Callable[[SealedAt], Sealed], sealer: bytes) -> None:
+        """Keep a sealed key of digests, unless there is one of this sealer's making."""
+
+    def reseal(self, again: Callable[[SealedAt, Sealed], Sealed | None]) -> tuple[int, int]:
+        """Replace every sealed value, all or none.
+
+        Args:
+            again: Gives the value sealed anew, or None where it has to be left.
+
+        Returns:
+            How many were replaced, and how many left.
+        """
+
+
 class Store(Protocol):
     """A log of runs. See the conformance suite in `tests/store` for what each promise means in detail."""
 
     @property
     def url(self) -> str:
         """Where it lives, as the user would write it."""
+
+    @property
+    def secrets(self) -> SecretStore:
+        """The sealed values beside the log."""
 
     async def open(self) -> None:
         """Open or create it, migrating an older schema after a backup.

@@ -1,7 +1,7 @@
 """The tables of a SQLite store, how a file is opened, and how an older one is brought up to date.
 
-Only `events`, `artifacts`, `owners` and `owned` hold what cannot be made again; `runs`, `heads` and `refs` are
-projections of the events. A run's id stands in the row of its first event.
+Only `events`, `artifacts`, `owners`, `owned` and the tables of secrets hold what cannot be made again; `runs`, `heads`
+and `refs` are projections of the events. A run's id stands in the row of its first event.
 """
 
 from __future__ import annotations
@@ -20,12 +20,31 @@ from kitaru.errors import SchemaError, StoreError, StoreReadOnlyError
 from kitaru.store.failures import corrupt, error_name, translate
 
 APPLICATION_ID: Final = 0x4B495441
-VERSION: Final = 1
+VERSION: Final = 2
 
 Durability: TypeAlias = Literal["full", "process"]
 Migration: TypeAlias = Callable[[sqlite3.Connection], None]
 
-MIGRATIONS: Final[Mapping[int, Migration]] = {}
+_SECRETS: Final = (
+    "CREATE TABLE vault (no INTEGER PRIMARY KEY CHECK (no = 1), id BLOB NOT NULL) STRICT",
+    "INSERT INTO vault (no, id) VALUES (1, randomblob(16))",
+    """CREATE TABLE secrets (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL, owner TEXT NOT NULL, private INTEGER NOT NULL,
+        version INTEGER NOT NULL, created REAL NOT NULL, updated REAL NOT NULL, UNIQUE (owner, name)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE sealed (
+        kind TEXT NOT NULL, holder TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, sealer BLOB, data BLOB,
+        PRIMARY KEY (kind, holder, key)
+    ) STRICT, WITHOUT ROWID""",
+)
+
+
+def _add_secrets(connection: sqlite3.Connection) -> None:
+    for statement in _SECRETS:
+        connection.execute(statement)
+
+
+MIGRATIONS: Final[Mapping[int, Migration]] = {1: _add_secrets}
 """By the version a migration starts from; it leads to the next one, inside the caller's transaction."""
 
 _PROJECTIONS: Final = (
@@ -63,6 +82,7 @@ _TABLES: Final = (
     """CREATE TRIGGER artifacts_keep BEFORE UPDATE ON artifacts
         BEGIN SELECT RAISE(ABORT, 'artifacts never change'); END""",
     *_PROJECTIONS,
+    *_SECRETS,
 )
 
 

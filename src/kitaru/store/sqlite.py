@@ -22,6 +22,7 @@ from kitaru.store.events import AnyEvent
 from kitaru.store.owners import boot_clock
 from kitaru.store.protocol import Append, Head, Lease, Problem, Pruned, Recorded, RunRow, Sink
 from kitaru.store.readers import Readers
+from kitaru.store.secrets import SqliteSecrets
 from kitaru.store.signals import Signals
 from kitaru.store.writer import Job, Writer, forked
 
@@ -67,6 +68,7 @@ class SqliteStore:
         self._writer: Writer | None = None
         self._readers: Readers | None = None
         self._finalizer: weakref.finalize[..., SqliteStore] | None = None
+        self._secrets = SqliteSecrets(self._path, self._connect_to_read, self._write_and_wait)
 
     @property
     def url(self) -> str:
@@ -77,6 +79,11 @@ class SqliteStore:
     def path(self) -> str:
         """The database file, absolute."""
         return self._path
+
+    @property
+    def secrets(self) -> SqliteSecrets:
+        """The sealed values beside the log; usable while the store is open."""
+        return self._secrets
 
     async def open(self) -> None:
         """Open or create the file, migrating an older schema after a backup. Idempotent.
@@ -124,6 +131,7 @@ class SqliteStore:
             return
         self._ours()
         self._writer = self._readers = None
+        self._secrets.close()
         if readers is not None:
             await readers.close()
         writer.stop()
@@ -395,14 +403,23 @@ class SqliteStore:
         writer.put(job)
         return await asyncio.wrap_future(job.future)
 
-    async def _maintain(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _write_and_wait(self, work: Callable[[sqlite3.Connection], T]) -> T:
         writer = self._ours()
-        path, patience = self._path, self._busy_timeout
+        job = Job(lambda tx: work(tx.connection))
+        writer.put(job)
+        return job.future.result()
+
+    def _connect_to_read(self) -> sqlite3.Connection:
+        writer = self._ours()
+        return schema.connect_reader(
+            self._path, busy_timeout=self._busy_timeout, read_only=writer.read_only, immutable=writer.immutable
+        )
+
+    async def _maintain(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        self._ours()
 
         def run() -> T:
-            connection = schema.connect_reader(
-                path, busy_timeout=patience, read_only=writer.read_only, immutable=writer.immutable
-            )
+            connection = self._connect_to_read()
             try:
                 return work(connection)
             finally:

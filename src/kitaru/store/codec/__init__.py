@@ -13,11 +13,16 @@ from kitaru.store.codec.exceptions import (
     describe_exception,
     encode_exception,
     format_exception,
+    mask_exception,
 )
+from kitaru.store.codec.explain import UnrecordableError
+from kitaru.store.codec.hidden import Hidden, hidden_in, revealing
 
 __all__ = [
     "Decode",
+    "Hidden",
     "Unknown",
+    "UnrecordableError",
     "canonical",
     "content_digest",
     "decode_exception",
@@ -29,6 +34,9 @@ __all__ = [
     "fingerprint",
     "format_exception",
     "from_json",
+    "hidden_in",
+    "mask_exception",
     "portable_module",
     "register_main_alias",
+    "revealing",
 ]

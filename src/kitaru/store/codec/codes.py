@@ -64,6 +64,8 @@ ZONE: Final = 26
 """nil, the key of a ZoneInfo, the microseconds of a fixed offset, or [microseconds, name]."""
 ADDRESS: Final = 27
 """[module, class name, text]: an IP address or network, or a pydantic URL."""
+SECRET: Final = 28
+"""Raw: the keyed digest of a secret value, which is kept elsewhere (see `hidden`)."""
 
 SCALARS: Final[frozenset[type]] = frozenset({type(None), bool, int, float, str, bytes})
 """The exact types that msgpack holds as they are and that may be the keys of a plain map."""

@@ -20,6 +20,7 @@ from msgspec.msgpack import Decoder
 from kitaru.errors import DecodeError
 from kitaru.store.codec import codes
 from kitaru.store.codec.classes import Classes, is_enum, is_record
+from kitaru.store.codec.hidden import revealed
 from kitaru.store.codec.records import builder
 
 Decode: TypeAlias = Callable[[bytes], object]
@@ -197,4 +198,5 @@ _FROM_BYTES: Final[dict[int, Callable[[Reader, bytes], object]]] = {
     codes.BYTEARRAY: lambda _, data: bytearray(data),
     codes.CONSTANT: lambda _, data: codes.CONSTANTS[data.decode()],
     codes.EXCEPTION: Reader.exception,
+    codes.SECRET: lambda _, data: revealed(data),
 }

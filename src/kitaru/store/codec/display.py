@@ -13,6 +13,7 @@ from msgspec.msgpack import Decoder
 from kitaru.errors import DecodeError
 from kitaru.store.codec import codes
 from kitaru.store.codec.decode import decoder
+from kitaru.store.codec.hidden import MASK
 
 _DIGITS: Final = 4000
 _plain: Final = decoder()
@@ -56,6 +57,8 @@ def _extension(code: int, data: memoryview) -> _Shown:
             return _Shown({name.rpartition(":")[2]: message})
         if code == codes.BYTEARRAY:
             return _Shown(_bytes(raw))
+        if code == codes.SECRET:
+            return _Shown(MASK)
         return _Shown(_scalar(_plain(msgspec.msgpack.encode(msgspec.msgpack.Ext(code, raw)))))
     except RecursionError:
         raise

@@ -27,6 +27,7 @@ from kitaru.errors import EncodeError
 from kitaru.store.codec import codes
 from kitaru.store.codec.classes import portable_module
 from kitaru.store.codec.explain import UnrecordableError, describe, short, too_deep, type_name, way_out
+from kitaru.store.codec.hidden import Hidden
 from kitaru.store.codec.records import TakeApart, taker
 
 Unknown: TypeAlias = Callable[[object], object]
@@ -385,6 +386,7 @@ _BY_TYPE: Final[dict[type, Callable[[_Lowering, Any], object]]] = {
     collections.Counter: _Lowering.counter,
     collections.defaultdict: _Lowering.default_dict,
     fractions.Fraction: _Lowering.fraction,
+    Hidden: lambda _, value: Ext(codes.SECRET, value.digest),
     **{getattr(pathlib, name): _Lowering.path for name in codes.PATHS},
     **{
         getattr(ipaddress, name): lambda self, value: self.ext(

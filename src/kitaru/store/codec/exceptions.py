@@ -64,6 +64,20 @@ def encode_exception(exc: BaseException, *, bare: bool = False) -> bytes:
     return _pack(_record(exc, _CHAIN, frozenset(), bare=bare))
 
 
+def mask_exception(data: bytes, mask: Callable[[str], str], leaks: Callable[[bytes], bool]) -> bytes:
+    """A recorded exception without what must not be shown: texts masked, arguments as masked text, attributes dropped.
+
+    Args:
+        data: What `encode_exception` returned.
+        mask: Gives a text without it.
+        leaks: Whether encoded data holds any of it.
+
+    Raises:
+        DecodeError: The bytes are no recorded exception.
+    """
+    return _pack(_masked(_read(data), mask, leaks))
+
+
 def decode_exception(data: bytes, *, module: str = "") -> Exception:
     """The exception, with its causes, as its own class where that is loaded, else as `StepError`.
 
@@ -106,6 +120,32 @@ def _read(data: bytes) -> Recorded:
         return _unpack(data)
     except (msgspec.DecodeError, RecursionError) as cause:
         raise DecodeError(f"a recorded exception is damaged: {cause}", hint="Run `kitaru verify`.") from cause
+
+
+def _masked(recorded: Recorded, mask: Callable[[str], str], leaks: Callable[[bytes], bool]) -> Recorded:
+    def inner(other: Recorded | None) -> Recorded | None:
+        return None if other is None else _masked(other, mask, leaks)
+
+    recorded.message = mask(recorded.message)
+    recorded.args = [_masked_argument(item, mask) if leaks(item) else item for item in recorded.args]
+    for name in [name for name, item in recorded.attributes.items() if leaks(item) or leaks(name.encode())]:
+        del recorded.attributes[name]
+        recorded.dropped[mask(name)] = "secret"
+    recorded.notes = [mask(note) for note in recorded.notes]
+    recorded.traceback = mask(recorded.traceback)
+    if leaks(recorded.pydantic):
+        recorded.pydantic = b""
+    recorded.cause, recorded.context = inner(recorded.cause), inner(recorded.context)
+    if recorded.members is not None:
+        recorded.members = [_masked(member, mask, leaks) for member in recorded.members]
+    return recorded
+
+
+def _masked_argument(data: bytes, mask: Callable[[str], str]) -> bytes:
+    from kitaru.store.codec.display import display
+
+    shown = display(data)
+    return encode(mask(shown if isinstance(shown, str) else repr(shown)))
 
 
 # ---- apart
