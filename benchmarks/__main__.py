@@ -14,7 +14,7 @@ from benchmarks import machine, report
 from benchmarks.harness import ROOT, PartFailedError, load, measure
 from benchmarks.workload import Line
 
-WORKLOADS: Final = ("sequential", "concurrent", "fan_out", "replay", "growth", "size", "memory", "start_up")
+WORKLOADS: Final = ("sequential", "concurrent", "fan_out", "replay", "growth", "size", "memory", "start_up", "calls")
 PEERS: Final = "peers"
 RESULTS: Final = ROOT / "benchmarks" / "results"
 

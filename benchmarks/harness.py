@@ -75,8 +75,11 @@ def run(name: str, part: str, folder: Path) -> Figures:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a part: this one, with the package importable and nothing of Kitaru's own set."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("KITARU_")}
+    """The environment of a part: this one, with the package importable and nothing of Kitaru's own set.
+
+    Variables of the benchmarks themselves, `KITARU_BENCH_...`, are handed on.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("KITARU_") or "_BENCH_" in key}
     path = [str(ROOT / "src"), *filter(None, [kept.get("PYTHONPATH")])]
     return {**kept, "PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "0"}
 

@@ -48,6 +48,7 @@ async def _replayed(file: Path) -> Figures:
     from kitaru.runtime import history as histories
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.host import Host
+    from kitaru.runtime.private import RunSecrets
     from kitaru.runtime.unrecorded import UnrecordedStore
 
     rates, holds = [], []
@@ -59,7 +60,7 @@ async def _replayed(file: Path) -> Figures:
             history = histories.read(RUN, events)
             assert history.started is not None
             inputs, models = await runtime.value(history.started.inputs), await runtime.value(history.started.registry)
-            execution = Execution(host, RUN, 1, long.work, inputs, history, models)
+            execution = Execution(host, RUN, 1, long.work, inputs, history, models, RunSecrets(runtime.vault, RUN))
             ticker = asyncio.create_task(_longest_hold()) if number > _REPEATED else None
             await asyncio.sleep(0)
             began = time.monotonic()

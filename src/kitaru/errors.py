@@ -26,7 +26,8 @@
     │   ├── StoreReadOnlyError     the file or its folder cannot be written
     │   ├── StoreClosedError       closed, or shut for writing after a failed flush
     │   ├── CorruptStoreError      the file is damaged
-    │   └── SchemaError            written by a newer Kitaru
+    │   ├── SchemaError            written by a newer Kitaru
+    │   └── SecretKeyError         a sealed value cannot be opened with the keys at hand
     └── ModelError                 a model call gave no finished answer
         ├── CredentialError        no key, or one that the provider refused
         ├── ProviderError          the provider answered with an error
@@ -226,6 +227,12 @@ class SchemaError(StoreError):
     """The file was written by a newer Kitaru; it is left untouched."""
 
     code = "schema"
+
+
+class SecretKeyError(StoreError):
+    """A sealed value cannot be opened with the keys at hand, or no key can be had. Nothing is lost."""
+
+    code = "secret_key"
 
 
 class ModelError(KitaruError):

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 from unittest import mock
@@ -28,10 +29,18 @@ def help_of(*path: str) -> str:
 
 
 def commands() -> list[str]:
-    """The commands that `kitaru --help` lists, in its order."""
-    listed = help_of().partition("Commands:\n")[2]
+    """The commands that `kitaru --help` lists, in its order, a group's own after the group."""
+    return [" ".join(path) for path in _below()]
+
+
+def _below(*above: str) -> Iterator[tuple[str, ...]]:
+    listed = help_of(*above).partition("Commands:\n")[2]
     # A summary too long for its line goes on below, further to the right.
-    return [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2:3].strip()]
+    for line in listed.splitlines():
+        if line.startswith("  ") and line[2:3].strip():
+            path = (*above, line.split()[0])
+            yield path
+            yield from _below(*path)
 
 
 def written(text: str) -> str:
@@ -39,7 +48,7 @@ def written(text: str) -> str:
     head, mark, _ = text.partition(MARK)
     if not mark:
         raise ValueError(f"the document has lost its line {MARK!r}")
-    sections = [("kitaru", help_of()), *((f"kitaru {name}", help_of(name)) for name in commands())]
+    sections = [("kitaru", help_of()), *((f"kitaru {name}", help_of(*name.split())) for name in commands())]
     blocks = [f"\n## {title}\n\n```text\n{said.rstrip()}\n```\n" for title, said in sections]
     return head + MARK + "\n" + "".join(blocks)
 

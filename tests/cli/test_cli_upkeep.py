@@ -103,9 +103,10 @@ def test_the_version_is_printed(kitaru: Kitaru, arguments: list[str]) -> None:
 # -- what all have in common ------------------------------------------------------------------------------------------
 
 COMMANDS = [
-    "run", "resume", "retry", "cancel", "runs", "show", "events", "replay", "verify", "rebuild", "prune", "version",
-    "mock-llm",
+    "run", "resume", "retry", "cancel", "runs", "show", "events", "replay", "costs", "verify", "rebuild", "prune",
+    "version", "mock-llm",
 ]  # fmt: skip
+GROUPS = ["model", "secrets"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -120,7 +121,7 @@ def test_each_commands_help_begins_with_examples_and_ends_with_exit_codes(kitaru
 
 def test_help_lists_the_commands(kitaru: Kitaru) -> None:
     out = kitaru("--help").out
-    assert [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()] == COMMANDS
+    assert [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()] == [*COMMANDS, *GROUPS]
     assert kitaru().out == out
 
 
@@ -217,7 +218,7 @@ def test_durations_are_in_words(seconds: float, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("amount", "words"),
-    [("0.0034", "$0.0034"), ("0.00001", "$0.0000"), ("12.5", "$12.50"), (None, "–"), ("", "–")],
+    [("0.0034", "$0.0034"), ("0.00001", "<$0.0001"), ("12.5", "$12.50"), ("0", "free"), (None, "–"), ("", "–")],
 )
 def test_an_unknown_cost_is_never_nothing(amount: str | None, words: str) -> None:
     assert money(amount) == words

@@ -86,6 +86,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "KITARU_HOME": str(folder / "home"),
         "KITARU_STORE": f"sqlite:///{folder}/runs.db",
+        "PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring",
         **more,
     }
 

@@ -206,7 +206,8 @@ async def test_a_handle_can_be_a_prompt(runtime: Runtime, standin: StandInServer
 async def test_a_prompt_that_cannot_be_right_is_refused_at_the_call(runtime: Runtime, prompt: object) -> None:
     @flow
     async def asks() -> str:
-        return await kitaru.llm(prompt, model=MODEL)  # type: ignore[arg-type]  # the mistake under test
+        text: str = await kitaru.llm(prompt, model=MODEL)  # type: ignore[call-overload]  # the mistake under test
+        return text
 
     with pytest.raises(UsageError):
         await (await runtime.start(asks)).result()

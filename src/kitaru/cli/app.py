@@ -11,13 +11,17 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from kitaru.cli import replay, runs, upkeep
+# What is imported first stands first in the help.
+from kitaru.cli import replay, runs
+
+# isort: split
+from kitaru.cli import costs, model_tools, models, secrets, upkeep
 from kitaru.cli.failures import FAILED, INTERRUPTED, OK, USAGE, RunFailedError, exit_code_of
 from kitaru.cli.groups import APP
 from kitaru.cli.output import Output, drop_stdout
 from kitaru.errors import KitaruError
 
-COMMANDS: Final = (runs, replay, upkeep)
+COMMANDS: Final = (runs, replay, costs, models, model_tools, secrets, upkeep)
 """The rooms whose import declares the commands."""
 
 _USAGE_ERROR: Final[type[Any]] = typer.BadParameter.__mro__[1]

@@ -49,7 +49,7 @@ class Context:
 
 
 def command(
-    *groups: tuple[typer.Typer, str], examples: str, details: str = ""
+    *groups: tuple[typer.Typer, str], examples: str, details: str = "", any_option: bool = False
 ) -> Callable[[Callable[Concatenate[Context, P], int]], Callable[Concatenate[Context, P], int]]:
     """Declare a command: a plain function that returns its exit code.
 
@@ -57,6 +57,7 @@ def command(
         groups: Where it belongs, and under which name.
         examples: Command lines, shown first in its help.
         details: More to say, after the examples.
+        any_option: Hand options that it does not know to its last argument, as they were typed.
     """
 
     def declare(function: Callable[Concatenate[Context, P], int]) -> Callable[Concatenate[Context, P], int]:
@@ -84,7 +85,8 @@ def command(
         summary = inspect.getdoc(function) or ""
         text = f"{summary}\n\n\b\nExamples:\n{lines}\n\n{details}\n\n{EXIT_CODES}"
         for group, name in groups:
-            group.command(name, help=text)(entered)
+            settings = {"ignore_unknown_options": True} if any_option else None
+            group.command(name, help=text, context_settings=settings)(entered)
         return function
 
     return declare

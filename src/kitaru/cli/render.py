@@ -65,6 +65,8 @@ def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
         facts.append(("replay", f"of {view.source}"))
     if view.parent:
         facts.append(("child", f"of {view.parent}"))
+    if view.cost is not None:
+        facts.append(("cost", money(view.cost)))
     out.table(facts, indent=_INDENT, colours=[["dim"]] * len(facts))
     _boundaries(out, view.boundaries, everything=everything)
     for note in view.deviations:
@@ -128,12 +130,14 @@ def _details(b: BoundaryView) -> str:
         usage = b.llm.usage
         if usage.input is not None or usage.output is not None:
             parts.append(f"{_number(usage.input)}+{_number(usage.output)} tokens")
-        if b.llm.cost:
-            parts.append(money(b.llm.cost))
+        if b.cost is not None:
+            parts.append(f"was {money(b.cost)}" if b.state == "reused" else money(b.cost))
         if len(b.llm.attempts) > 1:
             parts.append(wording.count(len(b.llm.attempts), "attempt"))
     elif b.model:
         parts.append(clean(b.model))
+        if b.cost is not None:
+            parts.append(money(b.cost))
     if b.attempt > 1:
         parts.append(wording.count(b.attempt, "attempt"))
     if b.child:
@@ -151,6 +155,18 @@ def _details(b: BoundaryView) -> str:
     if b.metadata:
         parts.append(_metadata(b.metadata))
     return ", ".join(parts)
+
+
+def _cost(b: BoundaryView) -> str:
+    """What a call cost, and who says so."""
+    llm = b.llm
+    if llm is None or b.cost is None:
+        return UNKNOWN
+    said = {"provider": "as the provider says", "alias": "by the alias's prices", "table": "by the price table"}
+    source = said.get(llm.cost_source, "")
+    if source and llm.price_version:
+        source += f" {clean(llm.price_version)}"
+    return f"{money(b.cost)}, {source}" if source else money(b.cost)
 
 
 def _number(count: int | None) -> str:
@@ -176,7 +192,7 @@ def show_step(out: Output, step: StepView) -> None:
             ("finish", clean(b.llm.finish)),
             ("request id", clean(b.llm.request_id) or UNKNOWN),
             ("credential", b.llm.credential),
-            ("cost", money(b.llm.cost)),
+            ("cost", _cost(b)),
         ]
         facts += [("warning", clean(text)) for text in b.llm.warnings]
     if isinstance(step.settings, dict):
@@ -226,10 +242,8 @@ def show_report(out: Output, report: ReplayReport, *, dry: bool = False) -> None
         row = [f"{wording.STATES[line.verdict][0]} {clean(line.key)}", line.verdict]
         row.append(duration(line.seconds) if line.seconds is not None else "")
         row.append(was)
-        if costs and line.kind == "llm":
+        if costs:
             row.append(listed_costs(line.cost, line.was_cost))
-        elif costs:
-            row.append("")
         rows.append([*row, why])
         colour = state_colour(line.verdict)
         colours.append([colour, colour, "", "dim", *(["dim"] if costs else []), "dim"])  # type: ignore[list-item]  # a literal

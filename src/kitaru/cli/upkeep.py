@@ -189,9 +189,12 @@ kitaru mock-llm --port 8099
 kitaru mock-llm --latency 0.2-0.8 --journal requests.jsonl
 kitaru mock-llm --fault '429*2;retry-after=0.1' --fault 'drop;match=draft'
 """,
-    details="Speaks OpenAI's API without a model and counts what it is asked, at /_kitaru/requests. A fault is "
-    "KIND[*FIRST][;retry-after=SECONDS][;match=REGEX]; kinds: 429, 500, 503, quota, malformed, html, error-in-200, "
-    "drop, refusal, filter, empty, hang. Needs the extra `serve`.",
+    details="Speaks every provider's API without a model, each on its own paths and below /at/PROVIDER, and counts "
+    "what it is asked, at /_kitaru/requests. Models called gpt-5-nano or o4-mini refuse a temperature and think before "
+    "they answer. A fault is KIND[*FIRST][;retry-after=SECONDS][;match=REGEX]; kinds: 429, 500, 503, 529, quota, "
+    "context, malformed, truncated, html, error-in-200, error-in-stream, drop, slow, hang, refusal, filter, empty, "
+    "invalid-json, fenced-json, missing-key, wrong-type, bad-arguments, echo-error, echo-error-400, echo-header, "
+    "echo-body, echo-stream. Needs the extra `serve`.",
 )
 def mock_llm(
     context: Context,
@@ -206,6 +209,7 @@ def mock_llm(
     journal: Annotated[
         Path | None, typer.Option("--journal", metavar="FILE", help="Append a JSON line for each request and its end.")
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse every field that an API does not know.")] = False,
 ) -> int:
     """Serve a stand-in for a model, on loopback."""
     from kitaru.runtime.standin import serve_standin
@@ -225,8 +229,11 @@ def mock_llm(
         out.line(base_url)
         out.note("In another shell:")
         out.note("  export " + " ".join(f"{name}={value}" for name, value in settings.items()))
+        out.note(f"Other providers' APIs: {base_url.removesuffix('/v1')}/at/PROVIDER")
 
-    serve_standin(host, port, latency=_latency(latency), faults=fault or (), journal=journal, ready=ready)
+    serve_standin(
+        host, port, latency=_latency(latency), faults=fault or (), journal=journal, strict=strict, ready=ready
+    )
     return OK
 
 

@@ -12,6 +12,7 @@ from kitaru.cli.output import Colour, clean, shortened
 from kitaru.errors import UsageError
 
 UNKNOWN: Final = "–"
+_LEAST: Final = Decimal("0.0001")
 
 _UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _PERIOD: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)")
@@ -89,10 +90,14 @@ def size(count: int) -> str:
 
 
 def money(amount: Decimal | str | None) -> str:
-    """US dollars; four decimals below one."""
+    """US dollars; four decimals below one. What is known to be nothing is free."""
     if amount is None or amount == "":
         return UNKNOWN
     amount = Decimal(amount)
+    if not amount:
+        return "free"
+    if 0 < amount < _LEAST:
+        return f"<${_LEAST}"
     return f"${amount:.4f}" if amount < 1 else f"${amount:.2f}"
 
 

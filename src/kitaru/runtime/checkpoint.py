@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, T
 
 import msgspec
 
-from kitaru.errors import EncodeError, StepTimeoutError, UsageError
+from kitaru.errors import EncodeError, ModelError, StepTimeoutError, UsageError
 from kitaru.runtime.annotations import types_in
 from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.keys import Place, here, valid_name
 from kitaru.runtime.threads import IN_THREAD, WaitingThread, submit, wait_for
-from kitaru.runtime.work import SCALARS, Inputs, Parameters, Work, make_call, stand_in
+from kitaru.runtime.work import SCALARS, Inputs, Parameters, Work, input_stand_in, make_call, stand_in
 from kitaru.store import codec
 
 if TYPE_CHECKING:
+    from kitaru.adapters.retry import Retry, RetryLike
     from kitaru.runtime.digest import Code
     from kitaru.runtime.flight import Flight
 
@@ -48,6 +49,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     uses: tuple[Any, ...] = ()
     effects: bool = False
     overlap: bool = False
+    retry: Retry | None = None
 
 
 class CheckpointWork(Work):
@@ -88,8 +90,8 @@ class CheckpointWork(Work):
                     inputs.fingerprint = codec.fingerprint(data)
                     return
         try:
-            data = codec.encode(recorded, unknown=stand_in)
-            inputs.fingerprint = codec.fingerprint(codec.canonical(recorded, unknown=stand_in))
+            data = codec.encode(recorded, unknown=input_stand_in)
+            inputs.fingerprint = codec.fingerprint(codec.canonical(recorded, unknown=input_stand_in))
         except EncodeError as error:
             raise EncodeError(
                 f"{self.name}(): {error.message}", hint=error.hint or 'Exclude it with @checkpoint(ignore=["..."]).'
@@ -145,17 +147,18 @@ class CheckpointWork(Work):
 
     def retry_after(self, error: Exception, attempt: int) -> float | None:
         options = self.options
-        if (
-            attempt > options.retries
-            or not isinstance(error, options.retry_on)
-            or isinstance(error, UsageError | EncodeError)
-        ):
+        most = options.retries if options.retry is None else options.retry.attempts - 1
+        if attempt > most or not _retried(error, options.retry_on):
             return None
-        if isinstance(options.backoff, tuple):
+        if options.retry is None and isinstance(options.backoff, tuple):
             return options.backoff[min(attempt, len(options.backoff)) - 1]
-        # Full jitter would let a retry follow at once; half keeps a floor under it.
-        longest: float = min(LONGEST_BACKOFF, options.backoff * 2.0 ** (attempt - 1))
-        return longest * random.uniform(0.5, 1.0)  # noqa: S311  # no secret: it spreads retries
+        policy = options.retry
+        if policy is None:
+            from kitaru.adapters.retry import Retry
+
+            assert not isinstance(options.backoff, tuple)
+            policy = Retry(attempts=most + 1, initial=min(options.backoff, LONGEST_BACKOFF), max=LONGEST_BACKOFF)
+        return policy.delay(attempt, asked=None, chance=random.random())  # noqa: S311  # no secret: it spreads retries
 
     async def perform(self, flight: Flight) -> object:
         function, inputs = self.function, flight.call.inputs
@@ -278,13 +281,19 @@ class Checkpoint(Generic[P, T]):
         backoff: float | Sequence[float] | None = None,
         timeout: float | None = None,
         retry_on: type[Exception] | Sequence[type[Exception]] | None = None,
+        retry: RetryLike | None = None,
     ) -> Checkpoint[P, T]:
-        """The same checkpoint with other options for the calls made through it; see `checkpoint`."""
+        """The same checkpoint with other options for the calls made through it; see `checkpoint`.
+
+        `retry` takes the place of `retries` and `backoff`, and these of it.
+        """
         before = self._work.options
+        _one_way(retry, retries, backoff)
         changed = msgspec.structs.replace(
             before,
             retries=before.retries if retries is None else retries,
             backoff=before.backoff if backoff is None else _delays(backoff),
+            retry=_policy(retry) if retry is not None or retries is not None or backoff is not None else before.retry,
             timeout=before.timeout if timeout is None else timeout,
             retry_on=before.retry_on if retry_on is None else _types(retry_on),
         )
@@ -353,6 +362,7 @@ def checkpoint(
     uses: Sequence[object] = (),
     effects: bool = False,
     overlap: bool = False,
+    retry: RetryLike | None = None,
 ) -> Decorator: ...
 
 
@@ -369,6 +379,7 @@ def checkpoint(
     uses: Sequence[object] = (),
     effects: bool = False,
     overlap: bool = False,
+    retry: RetryLike | None = None,
 ) -> Any:
     """Make a function or method a step: its outcome is recorded, and a recorded outcome is not made again.
 
@@ -378,16 +389,20 @@ def checkpoint(
         backoff: Seconds before the first retry, doubled for each further one (at most 60 s, with jitter); or the delays
             themselves, the last one for all that follow.
         timeout: Seconds that one attempt may take.
-        retry_on: The exceptions that are retried.
+        retry_on: The exceptions that are retried. A model call has its own retries: its error (`ModelError`) is retried
+            here only where this names it, or a class of its kind.
         ignore: Parameters that are handed on live, not recorded, and no part of the fingerprint.
         uses: Further functions, classes or values that its outcome depends on, for its code digest.
         effects: It changes the world (charges a card, sends a mail): its start is committed first, and a replay does
             not run it again unless told to.
         overlap: A sync function that timed out may be retried while its thread still runs.
+        retry: In place of `retries` and `backoff`, the same as for model calls: how many attempts there are in all, a
+            dict, or a `kitaru.Retry`.
 
     Raises:
         UsageError: An option is out of range, or names what the function does not have.
     """
+    _one_way(retry, retries or None, None if backoff == 1.0 else backoff)
     options = Options(
         retries=retries,
         backoff=_delays(backoff),
@@ -397,6 +412,7 @@ def checkpoint(
         uses=tuple(uses),
         effects=effects,
         overlap=overlap,
+        retry=_policy(retry),
     )
     _check(options)
 
@@ -411,6 +427,26 @@ def checkpoint(
 def _check(options: Options) -> None:
     if options.retries < 0 or (options.timeout is not None and options.timeout <= 0):
         raise UsageError("a checkpoint's retries cannot be negative, nor its timeout 0 or less")
+
+
+def _one_way(retry: RetryLike | None, retries: int | None, backoff: float | Sequence[float] | None) -> None:
+    if retry is not None and (retries is not None or backoff is not None):
+        raise UsageError("a checkpoint takes retry=, or retries= and backoff=, not both")
+
+
+def _policy(retry: RetryLike | None) -> Retry | None:
+    if retry is None:
+        return None
+    from kitaru.adapters.retry import retry_of
+
+    return retry_of(retry)
+
+
+def _retried(error: Exception, retry_on: tuple[type[Exception], ...]) -> bool:
+    """Whether another attempt may follow. A model call that failed has used up attempts of its own."""
+    if isinstance(error, ModelError):
+        return any(issubclass(kind, ModelError) and isinstance(error, kind) for kind in retry_on)
+    return isinstance(error, retry_on) and not isinstance(error, UsageError | EncodeError)
 
 
 def _nobody() -> None:

@@ -14,6 +14,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import NamedTuple
 
 from kitaru.runtime.graph import DEEPEST, Entry, Graph, Target
+from kitaru.runtime.known import holds_environment_secret
 from kitaru.runtime.objects import (
     MUTABLE,
     cells_of,
@@ -308,7 +309,9 @@ class Walk(Graph):
             data = canonical(value, unknown=stand_in)
         except Exception:  # a cycle, or a value whose own methods fail: its type must do
             data = canonical(["object", type(value).__qualname__])
-        text = data.hex() if len(data) <= _LONGEST_VALUE else "blake2b:" + blake2b(data, digest_size=16).hexdigest()
+        # What the environment keeps secret does not become part of the source that is kept.
+        plain = len(data) <= _LONGEST_VALUE and not holds_environment_secret(data)
+        text = data.hex() if plain else "blake2b:" + blake2b(data, digest_size=16).hexdigest()
         number = self.entry(key, value, name, "value", [text])
         pending += [(name_of(kind), kind) for kind in classes_in(value) if is_project_class(kind)]
 

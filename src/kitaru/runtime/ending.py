@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from kitaru.errors import (
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 class RootTask(asyncio.Task[None]):
     """A run's root task: being cancelled from outside its run (a loop that shuts down) parks the run."""
 
-    def __init__(self, main: Any, execution: Execution) -> None:
-        super().__init__(main, loop=execution.host.loop, name=f"kitaru run {execution.run}")
+    def __init__(self, main: Any, execution: Execution, context: Context) -> None:
+        super().__init__(main, loop=execution.host.loop, name=f"kitaru run {execution.run}", context=context)
         self._execution = execution
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -54,6 +55,7 @@ async def run_to_its_end(execution: Execution) -> None:
     failure: BaseException | None = None
     try:
         result = await execution.flow.run_body(execution)
+        execution.secrets.check(result, f"{execution.flow.name}() returned what cannot be recorded: value")
         unreached = execution.history.never_asked()
         if unreached and not execution.leaving:
             execution.stop(execution.history.unreached(unreached, []))
@@ -84,11 +86,12 @@ async def run_to_its_end(execution: Execution) -> None:
 
 
 def _failed(execution: Execution, error: BaseException) -> tuple[AnyEvent, BaseException, dict[bytes, bytes]]:
-    data = codec.encode_exception(error)
+    data, was_masked = execution.secrets.failure(error)
     blob, artifacts = blob_of(data)
     causes = tuple(dict.fromkeys(key for e, key in execution.failures if e in _chain(error)))
     failure = codec.decode_exception(data, module=execution.flow.module)
-    failure.__cause__ = error
+    if not was_masked:
+        failure.__cause__ = error
     return RunFailed(1, time.time(), blob, causes), failure, artifacts
 
 
@@ -111,9 +114,10 @@ async def _finish(
     await _end_tasks(execution)
     try:
         if end is not None:
-            await execution.append_durably([end], artifacts)
+            await execution.append_durably([end], artifacts, forget=execution.secrets.kept)
         elif execution.stopped_by is None or not isinstance(execution.stopped_by, KitaruError):
-            await execution.append_durably([RunParked(1, time.time(), execution.parked_because or "left memory")])
+            reason = execution.secrets.parked_as or execution.parked_because or "left memory"
+            await execution.append_durably([RunParked(1, time.time(), reason)])
         else:
             await execution.host.store.release(execution.run, execution.epoch)
     except asyncio.CancelledError:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from kitaru.errors import (
@@ -17,11 +18,13 @@ from kitaru.errors import (
 )
 from kitaru.runtime import ending, live, recorded
 from kitaru.runtime.blobs import blob_of
+from kitaru.runtime.bound import bound
 from kitaru.runtime.call import MISSING, Call
 from kitaru.runtime.flight import Flight
 from kitaru.runtime.history import History
 from kitaru.runtime.keys import Place, here, name_of
 from kitaru.runtime.log import log
+from kitaru.runtime.private import RunSecrets, hiding
 from kitaru.runtime.replay import EXECUTE, REUSE, Asked, Decision, Record, Verdict, decide, moved, resumed
 from kitaru.runtime.turns import RecordedTurn, Turns, Waiter
 from kitaru.runtime.work import Unresolved, Work
@@ -49,7 +52,15 @@ class Execution:
     """A run in this process's memory. Everything here happens on the run's event loop."""
 
     def __init__(
-        self, host: Host, run: str, epoch: int, flow: FlowWork, inputs: bytes, history: History, registry: bytes
+        self,
+        host: Host,
+        run: str,
+        epoch: int,
+        flow: FlowWork,
+        inputs: bytes,
+        history: History,
+        registry: bytes,
+        secrets: RunSecrets,
     ) -> None:
         self.host = host
         self.run = run
@@ -82,6 +93,8 @@ class Execution:
         self.failures: list[tuple[BaseException, str]] = []
         self.registry = registry
         """The model registry that this run resolves names by, encoded."""
+        self.secrets = secrets
+        """What the run knows and no event may hold."""
         self.saved: dict[str, Blob] = {}
         """Named artifacts, as far as the flow has come."""
         self.named: set[bytes] = set()
@@ -177,6 +190,7 @@ class Execution:
                 call.work.encode_inputs(inputs)
             except Unresolved as handle:
                 await handle.call
+        self.secrets.check(inputs.data, f"{call.work.name}(): inputs")
 
     def find(self, call: Call[Any]) -> Record | None:
         record = self.records.get(call.key)
@@ -232,19 +246,25 @@ class Execution:
         turn: Turn = Turn.NONE,
         artifacts: dict[bytes, bytes] | None = None,
         context: object = None,
+        forget: bool = False,
     ) -> None:
-        """Queue events of this run; the store keeps their order."""
+        """Queue events of this run; the store keeps their order. `forget` what the store keeps beside its log."""
         if context is None:
             context = self
         self.host.store.submit(
-            Append(self.run, self.epoch, events, self.host.sink, artifacts=artifacts, turn=turn, context=context)
-        )
+            Append(
+                self.run, self.epoch, events, self.host.sink, artifacts=artifacts, turn=turn, forget=forget,
+                context=context,
+            )
+        )  # fmt: skip
 
-    async def append_durably(self, events: list[Any], artifacts: dict[bytes, bytes] | None = None) -> None:
+    async def append_durably(
+        self, events: list[Any], artifacts: dict[bytes, bytes] | None = None, *, forget: bool = False
+    ) -> None:
         """Append, and return when it is on disk. Cancelling the wait does not undo it."""
         waiter = Waiter("", None, self.host.loop.create_future(), "durable")
         waiter.execution = self
-        self.append(events, artifacts=artifacts, context=waiter)
+        self.append(events, artifacts=artifacts, context=waiter, forget=forget)
         await waiter.future
 
     def artifacts_of(self, flight: Flight) -> dict[bytes, bytes]:
@@ -274,7 +294,7 @@ class Execution:
             )
         if code.digest and code.digest not in self._codes:
             self._codes[code.digest] = code.source
-            blob, artifacts = blob_of(code.source)
+            blob, artifacts = blob_of(self.secrets.source(code.source))
             self.append([CodeSeen(1, time.time(), code.digest, blob)], artifacts=artifacts)
         return code.digest
 
@@ -381,12 +401,13 @@ class Execution:
 
     def start(self) -> None:
         """Begin running the flow's body, in a task of its own."""
-        place = Place(self, "")
-        token = here.set(place)
-        try:
-            self.root = ending.RootTask(ending.run_to_its_end(self), self)
-        finally:
-            here.reset(token)
+        # A context of its own: what its starter has bound is the run's own by now.
+        context = copy_context()
+        context.run(here.set, Place(self, ""))
+        context.run(hiding.set, self.secrets)
+        context.run(codec.revealing.set, self.secrets.inputs.get)
+        context.run(bound.set, None)
+        self.root = ending.RootTask(ending.run_to_its_end(self), self, context)
         self.turns.open.add(self.root)
 
     def stop(self, error: BaseException) -> None:

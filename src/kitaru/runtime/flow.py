@@ -15,9 +15,11 @@ from kitaru.errors import EncodeError, Suspended, UsageError
 from kitaru.runtime.annotations import hints_of, types_in
 from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.handle import outermost
+from kitaru.runtime.image import NO_IMAGE, ImageSettings, as_image
 from kitaru.runtime.keys import Place, here, valid_name
+from kitaru.runtime.private import takes_secret
 from kitaru.runtime.threads import FlowThread, start_flow_thread, wait_for
-from kitaru.runtime.work import Inputs, Unresolved, Work, make_call, stand_in
+from kitaru.runtime.work import Inputs, Unresolved, Work, input_stand_in, make_call, stand_in
 from kitaru.store import codec
 from kitaru.store.events import FINISHED, BoundaryEvent, ChildStarted, FlowRef
 
@@ -37,9 +39,10 @@ class FlowWork(Work):
     kind = "flow"
     announced = True
 
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
+    def __init__(self, function: Callable[..., Any], name: str, image: ImageSettings = NO_IMAGE) -> None:
         super().__init__(name)
         self.function = function
+        self.image = image
         self.is_async = inspect.iscoroutinefunction(function)
         self.signature = inspect.signature(function)
         kinds = {parameter.kind for parameter in self.signature.parameters.values()}
@@ -81,8 +84,8 @@ class FlowWork(Work):
             EncodeError: One of them cannot be recorded.
             Unresolved: One of them is a handle without a value.
         """
-        data = codec.encode(dict(named), unknown=stand_in)
-        return data, codec.fingerprint(codec.canonical(dict(named), unknown=stand_in))
+        data = codec.encode(dict(named), unknown=input_stand_in)
+        return data, codec.fingerprint(codec.canonical(dict(named), unknown=input_stand_in))
 
     def decode_inputs(self, data: bytes) -> dict[str, Any]:
         """Inputs by name, decoded."""
@@ -100,6 +103,10 @@ class FlowWork(Work):
         if name not in self.signature.parameters:
             raise UsageError(f"{self.name}{self.signature} has no parameter {name!r}")
         hints = hints_of(self.function)
+        if isinstance(value, str) and name in hints and takes_secret(hints[name]):
+            from kitaru.adapters.secret import SecretStr
+
+            return SecretStr(value)
         return codec.from_json(value, hints[name]) if name in hints else value
 
     async def run_body(self, execution: Execution) -> bytes:
@@ -220,9 +227,10 @@ class Flow(Generic[P, T]):
     code `writer.run("tides")` starts it in the background, and `.wait()` of the handle gives its result.
     """
 
-    def __init__(self, work: FlowWork, run_id: str | None = None) -> None:
+    def __init__(self, work: FlowWork, run_id: str | None = None, image: ImageSettings | None = None) -> None:
         self._work = work
         self._run_id = run_id
+        self._image = image
         functools.update_wrapper(self, work.function)
         self.__kitaru_function__ = work.function
 
@@ -241,6 +249,11 @@ class Flow(Generic[P, T]):
         """The id that its next run gets, if `.options` gave one."""
         return self._run_id
 
+    @property
+    def image(self) -> ImageSettings:
+        """What its next run finds in its environment."""
+        return self._work.image if self._image is None else self._image
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
         place = current_place()
         if place is not None and place.inside is not None:
@@ -248,9 +261,9 @@ class Flow(Generic[P, T]):
                 f"{self.name}() is called inside the checkpoint {place.inside.key}",
                 hint="Call a flow from another flow's own code; inside a checkpoint call its steps.",
             )
-        if self._run_id is not None:
+        if self._run_id is not None or self._image is not None:
             raise UsageError(
-                f"{self.name}.options(run_id=...) is called as a function",
+                f"{self.name}.options(...) is called as a function",
                 hint="Use .start() or .run() of it; a flow called by another flow has an id of its parent's making.",
             )
         call = make_call(self._work, place, args, kwargs, sys._getframe(1))
@@ -278,13 +291,20 @@ class Flow(Generic[P, T]):
 
         return default_runtime().run(self, *args, **kwargs)
 
-    def options(self, *, run_id: str | None = None) -> Flow[P, T]:
+    def options(
+        self, *, run_id: str | None = None, image: ImageSettings | Mapping[str, object] | None = None
+    ) -> Flow[P, T]:
         """The same flow, with settings for its next run.
 
         Args:
             run_id: The run's id; starting an id twice gives the same run.
+            image: What the run finds in its environment, in place of what the flow says.
         """
-        return Flow(self._work, run_id)
+        return Flow(
+            self._work,
+            self._run_id if run_id is None else run_id,
+            self._image if image is None else as_image(image),
+        )
 
     def __repr__(self) -> str:
         return f"<flow {self.name}>"
@@ -325,18 +345,26 @@ def flow(function: Callable[P, T], /) -> Flow[P, T]: ...
 
 
 @overload
-def flow(*, name: str | None = None) -> FlowDecorator: ...
+def flow(*, name: str | None = None, image: ImageSettings | Mapping[str, object] | None = None) -> FlowDecorator: ...
 
 
-def flow(function: Callable[..., Any] | None = None, /, *, name: str | None = None) -> Any:
+def flow(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    image: ImageSettings | Mapping[str, object] | None = None,
+) -> Any:
     """Make a function a flow: what it calls is recorded, and a run of it can be resumed and replayed.
 
     Args:
         name: The flow's name; the function's own by default.
+        image: What its runs find in their environment: `kitaru.ImageSettings`, or a dictionary of its fields.
     """
+    settings = as_image(image)
 
     def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
-        return Flow(FlowWork(function, valid_name(function.__name__ if name is None else name)))
+        return Flow(FlowWork(function, valid_name(function.__name__ if name is None else name), settings))
 
     return decorate if function is None else decorate(function)
 

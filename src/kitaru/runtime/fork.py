@@ -13,10 +13,12 @@ import msgspec
 from kitaru.errors import AmbiguousError, NotFoundError, ReplayError, RunExistsError, UsageError
 from kitaru.runtime import history as histories
 from kitaru.runtime import loader
+from kitaru.runtime import private as privates
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.history import PYTHON, History, kitaru_version
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.models import current_registry
+from kitaru.runtime.private import RunSecrets
 from kitaru.runtime.replay import Record, Rules
 from kitaru.runtime.retrying import dropped_by_retry
 from kitaru.store import codec
@@ -120,9 +122,14 @@ async def replay(runtime: Runtime, run: str, options: ReplayOptions, flow: Flow[
     if flow is None:
         flow = loader.load_flow(source.started.flow)
     rules = _rules(source, options)
-    data = await _inputs(runtime, source, flow, options)
-    registry = current_registry() if options.registry == "current" else await runtime.value(source.started.registry)
     fork_id = valid_run_id(options.run_id) if options.run_id is not None else new_run_id()
+    given = RunSecrets(runtime.vault, fork_id)
+    data = await _inputs(runtime, source, flow, options, given)
+    unrecorded = options.verify or options.dry_run
+    secrets = await privates.of_fork(
+        runtime, source.started, run, flow.work, given, data, must_have_inputs=not unrecorded
+    )
+    registry = current_registry() if options.registry == "current" else await runtime.value(source.started.registry)
     first, artifacts = opening(
         source,
         events,
@@ -132,10 +139,11 @@ async def replay(runtime: Runtime, run: str, options: ReplayOptions, flow: Flow[
         rules,
         registry,
         None,
+        source.started.image,
     )
-    if not (options.verify or options.dry_run):
-        return Fork(run, fork_id, await runtime.begin_fork(fork_id, flow.work, first, artifacts))
-    return await _unrecorded(runtime, run, fork_id, flow, first, dry=options.dry_run)
+    if not unrecorded:
+        return Fork(run, fork_id, await runtime.begin_fork(fork_id, flow.work, first, artifacts, secrets))
+    return await _unrecorded(runtime, run, fork_id, flow, first, secrets, dry=options.dry_run)
 
 
 def opening(
@@ -147,6 +155,7 @@ def opening(
     rules: Rules,
     registry: bytes,
     parent: Parent | None,
+    image: bytes = b"",
 ) -> tuple[list[AnyEvent], dict[bytes, bytes]]:
     """The first transaction of a fork: what it is told, and copies of all that it may reuse."""
     now = time.time()
@@ -157,6 +166,7 @@ def opening(
         v=1, at=now, flow=flow, inputs=inputs, fingerprint=fingerprint, kitaru=kitaru_version(), python=PYTHON,
         parent=parent,
         origin=Origin(source.run, events[-1].seq if events else 0, msgspec.msgpack.encode(rules)), registry=snapshot,
+        image=image,
     )  # fmt: skip
     first: list[AnyEvent] = [started]
     first += [CodeSeen(1, now, digest, blob) for digest, blob in source.codes.items()]
@@ -205,6 +215,9 @@ async def fork_child(
         allow_effects=parent.rules.allow_effects,
         models=parent.rules.models,
     )
+    secrets = await privates.of_new_run(
+        runtime, run, flight.data, image=work.image, parent=parent, inputs=parent.secrets.inputs
+    )
     first, artifacts = opening(
         history,
         events,
@@ -214,9 +227,10 @@ async def fork_child(
         rules,
         parent.registry,
         Parent(parent.run, flight.key),
+        secrets.recorded_image(work.image),
     )
     try:
-        return await runtime.begin_fork(run, work, first, artifacts)
+        return await runtime.begin_fork(run, work, first, artifacts, secrets)
     except RunExistsError:
         return None
 
@@ -281,7 +295,9 @@ def select(source: History, selector: str) -> Record:
     )
 
 
-async def _inputs(runtime: Runtime, source: History, flow: Flow[..., Any], options: ReplayOptions) -> bytes:
+async def _inputs(
+    runtime: Runtime, source: History, flow: Flow[..., Any], options: ReplayOptions, secrets: RunSecrets
+) -> bytes:
     assert source.started is not None
     data = await runtime.value(source.started.inputs)
     work = flow.work
@@ -294,14 +310,21 @@ async def _inputs(runtime: Runtime, source: History, flow: Flow[..., Any], optio
                 f"{work.name}{work.signature} needs {name!r}, which run {source.run} did not have",
                 hint=f"Give it: `--input {name}=...`.",
             )
-    return work.encode_named(named)[0] if options.inputs else data
+    return (await privates.encoded_inputs(runtime, work, named, secrets))[0] if options.inputs else data
 
 
 # -- replays that leave nothing behind ---------------------------------------------------------------------------------
 
 
 async def _unrecorded(
-    runtime: Runtime, source: str, run: str, flow: Flow[..., Any], first: list[AnyEvent], *, dry: bool
+    runtime: Runtime,
+    source: str,
+    run: str,
+    flow: Flow[..., Any],
+    first: list[AnyEvent],
+    secrets: RunSecrets,
+    *,
+    dry: bool,
 ) -> Fork:
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.handle import RunHandle
@@ -314,9 +337,8 @@ async def _unrecorded(
         history.codes = {digest: await runtime.value(code) for digest, code in history.codes.items()}
     started = history.started
     assert started is not None
-    execution = Execution(
-        host, run, 1, flow.work, await runtime.value(started.inputs), history, await runtime.value(started.registry)
-    )
+    data, registry = await runtime.value(started.inputs), await runtime.value(started.registry)
+    execution = Execution(host, run, 1, flow.work, data, history, registry, secrets)
     if dry:
         execution.would_run = {}
     host.begin(execution)

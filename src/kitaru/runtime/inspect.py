@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from kitaru.errors import AmbiguousError, DecodeError, KitaruError, NotFoundError
 from kitaru.runtime.conversation import unchained
+from kitaru.runtime.costs import paid, total
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.shown import Failure, displayed, failure_of, traceback_of
 from kitaru.store import codec
@@ -93,6 +95,9 @@ class BoundaryView(msgspec.Struct):
     child: str = ""
     effects: bool = False
     metadata: dict[str, object] = {}
+    cost: Decimal | None = None
+    """USD of a model call, answers that could not be used included; None where it is not known. A reused one's is what
+    it had cost."""
 
 
 class RunView(msgspec.Struct):
@@ -120,6 +125,8 @@ class RunView(msgspec.Struct):
     deviations: tuple[str, ...] = ()
     events: int = 0
     help: str = ""
+    cost: Decimal | None = None
+    """USD of the model calls that the run made itself, as far as it is known."""
 
     @property
     def steps(self) -> list[BoundaryView]:
@@ -186,6 +193,7 @@ async def view(runtime: Runtime, run: str) -> RunView:
         parent=row.parent or "", events=row.seq,
     )  # fmt: skip
     shown.boundaries = boundaries(events, row)
+    shown.cost = spent(shown.boundaries)
     for log in await _logs(runtime, events):
         _attach(shown, *log)
     shown.deviations = tuple(r.event.note for r in events if isinstance(r.event, Deviated))
@@ -310,7 +318,14 @@ def boundaries(events: Sequence[Recorded], row: RunRow) -> list[BoundaryView]:
             found[event.key] = _taken_up(before, seq, event, event.key)
     for shown in found.values():
         _settle(shown, row)
+        if shown.kind == "llm":
+            shown.cost = paid(shown.llm, shown.attempts)
     return _in_order(found, row)
+
+
+def spent(found: Iterable[BoundaryView]) -> Decimal | None:
+    """What a run's own model calls cost, USD, as far as it is known; None where nothing is."""
+    return total([b.cost for b in found if b.state != "reused" and (b.llm is not None or b.cost is not None)])
 
 
 def _taken_up(before: BoundaryView | None, seq: int, event: BoundaryEvent, key: str) -> BoundaryView:

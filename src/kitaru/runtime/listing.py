@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from kitaru.errors import AmbiguousError, NotFoundError
-from kitaru.runtime.inspect import DONE, VALUES, boundaries, status_of
+from kitaru.runtime.inspect import DONE, VALUES, boundaries, spent, status_of
 from kitaru.runtime.shown import failure_of
 from kitaru.runtime.transcript import iso
-from kitaru.store.events import RunFailed
+from kitaru.store.events import HELD, RunFailed
 from kitaru.store.protocol import Recorded, RunRow
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Listed(msgspec.Struct, frozen=True):
         return {
             "id": self.id, "flow": self.flow, "status": self.status, "started": iso(self.created),
             "updated": iso(self.updated), "seconds": self.seconds, "steps": self.steps or None,
-            "cost": str(self.cost) if self.cost is not None else None, "note": self.note or None,
+            "cost": format(self.cost, "f") if self.cost is not None else None, "note": self.note or None,
             "replay_of": self.source, "parent": self.parent, "events": self.events,
         }  # fmt: skip
 
@@ -97,12 +97,11 @@ def _steps(events: list[Recorded], row: RunRow) -> tuple[str, Decimal | None]:
     if row.status == "pruned" or not events:
         return "", None
     found = [b for b in boundaries(events, row) if b.kind not in VALUES]
-    costs = [Decimal(b.llm.cost) for b in found if b.llm is not None and b.llm.cost and b.state != "reused"]
     own = [b for b in found if not b.inside]
     done = sum(b.state in DONE or b.state == "cancelled" for b in own)
     reused = sum(b.state == "reused" for b in own)
     whole = f"{len(own) - reused}+{reused}r" if reused else str(len(own))
-    return whole if done == len(own) else f"{done}/{len(own)}", sum(costs, Decimal(0)) if costs else None
+    return whole if done == len(own) else f"{done}/{len(own)}", spent(found)
 
 
 async def _note(runtime: Runtime, row: RunRow, events: list[Recorded], short: str) -> str:
@@ -122,6 +121,8 @@ async def _note(runtime: Runtime, row: RunRow, events: list[Recorded], short: st
             parts.append(f"{cause}{kind}: {message}"[:80])
         parts.append(f"kitaru retry {short}")
     elif status in ("interrupted", "parked"):
+        if row.note.startswith(f"{HELD}: "):
+            parts.append(row.note.removeprefix(f"{HELD}: "))
         parts.append(f"kitaru resume {short}")
     elif row.note:
         parts.append(row.note)

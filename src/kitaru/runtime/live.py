@@ -16,7 +16,6 @@ from kitaru.runtime.refusals import refusal
 from kitaru.runtime.replay import Decision, Record, Verdict
 from kitaru.runtime.turns import Waiter
 from kitaru.runtime.work import Unresolved
-from kitaru.store import codec
 from kitaru.store.events import (
     Blob,
     StepCancelled,
@@ -46,6 +45,7 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
     waiter = Waiter(call.key, party, execution.host.loop.create_future(), "live")
     waiter.execution = execution
     error: Exception | None = None
+    was_masked = False
     data = b""
     outcome: Blob = data
     appended = False
@@ -61,7 +61,7 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
                 artifacts = {**(artifacts or {}), **work.outcome_artifacts(flight)}
         except Exception as failure:
             error = failure
-            data, event, artifacts = _failed(flight, failure, artifacts, final=True)
+            data, event, artifacts, was_masked = _failed(flight, failure, artifacts, final=True)
         if execution.leaving:
             raise Suspended
         appended = True
@@ -79,7 +79,8 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
     finally:
         del execution.flights[call.key]
     if error is not None:
-        raise execution.failed_with(data, call) from error
+        # What was masked for the log must not come back as its cause.
+        raise execution.failed_with(data, call) from (None if was_masked else error)
     if work.kind == "save":
         execution.saved[call.inputs.args[0]] = outcome
     return work.decode_outcome(data)
@@ -92,19 +93,25 @@ async def _attempts(execution: Execution, flight: Flight) -> bytes:
         if work.announced:
             flight.announced = True
             event = work.started_event(flight, time.time())
-            await execution.append_durably([event], {**execution.artifacts_of(flight), **work.artifacts(flight)})
+            named = work.artifacts(flight)
+            for content in named.values():
+                execution.secrets.check(content, f"{work.name}(): inputs")
+            await execution.append_durably([event], {**execution.artifacts_of(flight), **named})
         try:
             value = await work.perform(flight)
             while True:
                 try:
-                    return work.encode_outcome(value)
+                    data = work.encode_outcome(value)
                 except Unresolved as handle:
                     await handle.call
+                else:
+                    execution.secrets.check(data, f"{work.name}() returned what cannot be recorded: value")
+                    return data
         except Exception as error:
             delay = work.retry_after(error, flight.attempt)
             if delay is None or execution.leaving:
                 raise
-            _, event, artifacts = _failed(flight, error, execution.artifacts_of(flight), final=False)
+            _, event, artifacts, _ = _failed(flight, error, execution.artifacts_of(flight), final=False)
             execution.append([event], artifacts=artifacts)
             await asyncio.sleep(delay)
             flight.known = []
@@ -132,6 +139,8 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
     flight.inputs, artifacts = blob_of(flight.data)
     flight.known = execution.history.children(call.key, 1)
     execution.flights[call.key] = flight
+    cause: Exception | None = None
+    failed: StepFailed | None = None
     try:
         try:
             data = await _attempts(execution, flight)
@@ -140,9 +149,11 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
         except Exception as failure:
             if execution.leaving:
                 raise Suspended from None
-            data, failed, artifacts = _failed(flight, failure, artifacts, final=True)
+            data, failed, artifacts, was_masked = _failed(flight, failure, artifacts, final=True)
+            cause = None if was_masked else failure
+        if failed is not None:
             await execution.append_durably([failed], artifacts)
-            raise execution.failed_with(data, call) from failure
+            raise execution.failed_with(data, call) from cause
         outcome, more = blob_of(data)
         event = call.work.completed_event(flight, time.time(), outcome)
         await execution.append_durably([event], {**artifacts, **more, **call.work.outcome_artifacts(flight)})
@@ -174,15 +185,15 @@ def _effect_inside(execution: Execution, call: Call[Any], inside: Flight) -> Rec
 
 def _failed(
     flight: Flight, error: Exception, artifacts: dict[bytes, bytes] | None, *, final: bool
-) -> tuple[bytes, StepFailed, dict[bytes, bytes]]:
-    data = codec.encode_exception(error)
+) -> tuple[bytes, StepFailed, dict[bytes, bytes], bool]:
+    data, was_masked = flight.execution.secrets.failure(error)
     blob, more = blob_of(data)
     event = StepFailed(
         v=1, at=time.time(), key=flight.key, kind=flight.call.work.kind, fingerprint=flight.fingerprint,
         code=flight.code, inputs=flight.inputs, order=flight.order, attempt=flight.attempt,
         started=flight.started, error=blob, final=final,
     )  # fmt: skip
-    return data, event, {**(artifacts or {}), **more}
+    return data, event, {**(artifacts or {}), **more}, was_masked
 
 
 def _gave_up(execution: Execution, flight: Flight, outcome: Blob | None) -> None:

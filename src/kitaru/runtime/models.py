@@ -1,53 +1,21 @@
-"""Which model a call means: the registry of aliases and the default, as they stood when a run began."""
+"""Which model a call means: the registry in effect as a run keeps it, and a name resolved in it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import Any
 
-import msgspec
-
-from kitaru.errors import UsageError
-from kitaru.store import codec
-
-
-class Alias(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A name for a model.
-
-    Args:
-        model: `provider/model`.
-    """
-
-    model: str
-
-
-class Registry(msgspec.Struct, frozen=True):
-    """Aliases by name, the alias to use where a call names no model, and what `KITARU_DEFAULT_MODEL` said."""
-
-    aliases: dict[str, Alias] = msgspec.field(default_factory=dict)
-    default: str | None = None
-    default_model: str = ""
+from kitaru.runtime.alias import Alias
+from kitaru.runtime.registry import Registry, effective
+from kitaru.runtime.routes import route
 
 
 def current_registry() -> bytes:
     """The registry in effect now, encoded: a run keeps it as its snapshot, and a resume uses only that.
 
     Raises:
-        UsageError: `KITARU_MODEL_REGISTRY` is not a registry.
+        UsageError: The registry's file or `KITARU_MODEL_REGISTRY` is not a registry.
     """
-    text = os.environ.get("KITARU_MODEL_REGISTRY", "").strip()
-    try:
-        registry = msgspec.json.decode(text, type=Registry) if text else Registry()
-    except msgspec.MsgspecError as error:
-        raise UsageError(
-            f"KITARU_MODEL_REGISTRY is not a model registry: {error}",
-            hint='Write {"aliases": {"fast": {"model": "openai/..."}}, "default": "fast"}, or unset it.',
-        ) from None
-    if registry.default is not None and registry.default not in registry.aliases:
-        raise UsageError(f"KITARU_MODEL_REGISTRY names {registry.default!r} as its default, which is no alias of it")
-    default_model = os.environ.get("KITARU_DEFAULT_MODEL", "").strip()
-    return codec.encode(msgspec.to_builtins(msgspec.structs.replace(registry, default_model=default_model)))
+    return effective().snapshot
 
 
 def resolve(model: str | None, registry: bytes, instead: Mapping[str, str]) -> str:
@@ -59,16 +27,9 @@ def resolve(model: str | None, registry: bytes, instead: Mapping[str, str]) -> s
         instead: Models to ask instead of those named.
 
     Raises:
-        UsageError: None was named and there is no default.
+        UsageError: None was named and there is no default, or the name leads nowhere.
     """
-    snapshot: Any = codec.decoder()(registry) if registry else {}
-    known = msgspec.convert(snapshot, Registry)
-    name = model or known.default_model or known.default
-    if not name:
-        raise UsageError(
-            "no model was named, and there is no default",
-            hint='Pass model="provider/model", or set KITARU_DEFAULT_MODEL.',
-        )
-    name = instead.get(name, name)
-    alias = known.aliases.get(name)
-    return alias.model if alias is not None else name
+    return route(model, registry, instead).name
+
+
+__all__ = ["Alias", "Registry", "current_registry", "resolve"]

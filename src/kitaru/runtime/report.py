@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -10,6 +10,7 @@ import msgspec
 
 from kitaru.errors import KitaruError, NotFoundError
 from kitaru.runtime import history as histories
+from kitaru.runtime.costs import by_boundary, paid
 from kitaru.runtime.difference import differences
 from kitaru.runtime.flow import child_id
 from kitaru.runtime.history import History
@@ -85,7 +86,7 @@ async def report(runtime: Runtime, source: str, fork: str) -> ReplayReport:
     before, after = await runtime.events(source), await runtime.events(fork)
     past, present = histories.read(source, before), histories.read(fork, after)
     ended = _end(after)
-    compared = _Compared(runtime, past, present)
+    compared = _Compared(runtime, past, present, by_boundary(before), by_boundary(after))
     lines = await compared.lines(came_to_its_end=isinstance(ended, RunCompleted))
     return await _report(runtime, past, present, before, after, lines)
 
@@ -94,18 +95,21 @@ async def dry_report(runtime: Runtime, fork: Fork) -> ReplayReport:
     """What a dry run found: what would run and what it cost last time, and what it could not look behind."""
     before = await runtime.events(fork.source)
     past = histories.read(fork.source, before)
+    costs = by_boundary(before)
     lines = []
     for record in sorted(_own(past), key=lambda record: record.order):
         if record.key in fork.would_run:
-            lines.append(_line(record.key, record, "would run", why=fork.would_run[record.key]))
+            lines.append(_line(record.key, record, "would run", costs, why=fork.would_run[record.key]))
         elif record.key in fork.not_reached:
             # Without anything that would run, there is nothing that could still lead there.
             behind: Verdict = "unknown" if fork.would_run else "dropped"
-            lines.append(_line(record.key, record, behind, why="depends on what would run" if fork.would_run else ""))
+            lines.append(
+                _line(record.key, record, behind, costs, why="depends on what would run" if fork.would_run else "")
+            )
         elif record.key in past.overridden:
-            lines.append(_line(record.key, record, "overridden"))
+            lines.append(_line(record.key, record, "overridden", costs))
         elif record.state != "started":
-            lines.append(_line(record.key, record, "reused"))
+            lines.append(_line(record.key, record, "reused", costs))
     lines += [
         ReplayLine(key, name_of(key), "step", "would run", why=why)
         for key, why in fork.would_run.items()
@@ -117,10 +121,19 @@ async def dry_report(runtime: Runtime, fork: Fork) -> ReplayReport:
 class _Compared:
     """A replay's boundaries beside its source's."""
 
-    def __init__(self, runtime: Runtime, past: History, present: History) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        past: History,
+        present: History,
+        had_cost: Mapping[str, Decimal | None],
+        cost: Mapping[str, Decimal | None],
+    ) -> None:
         self._runtime = runtime
         self._past = past
         self._present = present
+        self._had_cost = had_cost
+        self._cost = cost
         self._was = {record.key: record for record in _own(past)}
 
     async def lines(self, *, came_to_its_end: bool) -> list[ReplayLine]:
@@ -133,10 +146,14 @@ class _Compared:
             if record.key in present.reused:
                 moved_from = present.reused[record.key]
                 was = self._was.get(moved_from or record.key)
-                found.append(_line(record.key, was, "moved" if moved_from else "reused", moved_from=moved_from))
+                found.append(
+                    _line(record.key, was, "moved" if moved_from else "reused", self._had_cost, moved_from=moved_from)
+                )
                 taken.add(moved_from or record.key)
             elif record.key in present.overridden:
-                found.append(_line(record.key, was, "overridden", output=await self._output(record, was)))
+                found.append(
+                    _line(record.key, was, "overridden", self._had_cost, output=await self._output(record, was))
+                )
             elif record.state != "started":
                 found.append(await self._executed(record, was))
             else:
@@ -147,9 +164,9 @@ class _Compared:
             if record.key in taken or record.state == "started":
                 continue
             if came_to_its_end:
-                found.append(_line(record.key, record, "dropped"))
+                found.append(_line(record.key, record, "dropped", self._had_cost))
             else:
-                found.append(_line(record.key, record, "unknown", why="the replay has not come to it"))
+                found.append(_line(record.key, record, "unknown", self._had_cost, why="the replay has not come to it"))
         # In the replay's order; what it did not come to, where it was in the source: behind what was before it there.
         at, last = dict(order), 0
         for record in sorted(self._was.values(), key=lambda record: record.order):
@@ -165,7 +182,7 @@ class _Compared:
             child = await self._child(record.key)
         output = "new" if was is None else await self._output(record, was)
         if event.kind == "load" and output == "same":
-            return _line(record.key, was, "reused")
+            return _line(record.key, was, "reused", self._had_cost)
         return ReplayLine(
             record.key,
             name_of(record.key),
@@ -175,8 +192,8 @@ class _Compared:
             was_seconds=was.seconds if was is not None else None,
             why=why,
             output=output,
-            cost=_cost(record),
-            was_cost=_cost(was),
+            cost=_cost(record, self._cost),
+            was_cost=_cost(was, self._had_cost),
             child=child,
         )
 
@@ -245,7 +262,14 @@ def _with(what: str, details: tuple[str, ...]) -> str:
 
 
 def _line(
-    key: str, was: Record | None, verdict: Verdict, *, why: str = "", moved_from: str = "", output: str = ""
+    key: str,
+    was: Record | None,
+    verdict: Verdict,
+    costs: Mapping[str, Decimal | None],
+    *,
+    why: str = "",
+    moved_from: str = "",
+    output: str = "",
 ) -> ReplayLine:
     return ReplayLine(
         key,
@@ -253,17 +277,20 @@ def _line(
         was.event.kind if was is not None else "step",
         verdict,
         was_seconds=was.seconds if was is not None else None,
-        was_cost=_cost(was),
+        was_cost=_cost(was, costs),
         why=why,
         output=output,
         moved_from=moved_from,
     )
 
 
-def _cost(record: Record | None) -> Decimal | None:
-    if record is None or not isinstance(record.event, LlmCompleted) or not record.event.llm.cost:
+def _cost(record: Record | None, costs: Mapping[str, Decimal | None]) -> Decimal | None:
+    """What a boundary cost, the calls inside a checkpoint included; `costs` are those that its run made itself."""
+    if record is None:
         return None
-    return Decimal(record.event.llm.cost)
+    if record.key not in costs and isinstance(record.event, LlmCompleted):
+        return paid(record.event.llm, ())
+    return costs.get(record.key)
 
 
 async def _report(
@@ -277,10 +304,10 @@ async def _report(
 ) -> ReplayReport:
     kept = [line for line in lines if line.verdict in ("reused", "moved")]
     children = [line.child for line in lines if line.child is not None]
-    spent = [line.cost for line in lines if line.verdict == "executed" and line.kind == "llm"]
-    spent += [line.was_cost for line in lines if line.verdict == "would run" and line.kind == "llm"]
+    spent = [line.cost for line in lines if line.verdict == "executed" and _counts(line, line.cost)]
+    spent += [line.was_cost for line in lines if line.verdict == "would run" and _counts(line, line.was_cost)]
     spent += [child.spent for child in children]
-    saved = [line.was_cost for line in kept if line.kind == "llm"] + [child.saved for child in children]
+    saved = [line.was_cost for line in kept if _counts(line, line.was_cost)] + [child.saved for child in children]
     was, now = _end(before), _end(after)
     was_shown, now_shown = await _result(runtime, was), await _result(runtime, now)
     result = ""
@@ -303,6 +330,10 @@ async def _report(
         output=now_shown,
         differences=differences(was_shown, now_shown) if now is not None and result != "same" else (),
     )
+
+
+def _counts(line: ReplayLine, cost: Decimal | None) -> bool:
+    return line.kind == "llm" or cost is not None
 
 
 def _end(events: list[Recorded]) -> RunCompleted | RunFailed | RunCancelled | None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
 from types import TracebackType
@@ -24,20 +24,23 @@ from kitaru.errors import (
 )
 from kitaru.runtime import history as histories
 from kitaru.runtime import loader
+from kitaru.runtime import private as privates
 from kitaru.runtime.background import BackgroundLoop
 from kitaru.runtime.blobs import blob_of
+from kitaru.runtime.bound import bound
+from kitaru.runtime.children import drop_failures, start_child
 from kitaru.runtime.execution import Execution
 from kitaru.runtime.flow import Flow, FlowWork, child_id
-from kitaru.runtime.fork import Fork, ReplayOptions, fork_child, replay
+from kitaru.runtime.fork import Fork, ReplayOptions, replay
 from kitaru.runtime.handle import RunHandle, left
 from kitaru.runtime.history import PYTHON, History, kitaru_version
 from kitaru.runtime.host import Host, submit
 from kitaru.runtime.keys import here
-from kitaru.runtime.log import log
 from kitaru.runtime.models import current_registry
-from kitaru.runtime.retrying import dropped_by_retry
+from kitaru.runtime.private import RunSecrets
+from kitaru.runtime.recovery import recovered, secrets_or_park
 from kitaru.runtime.stores import store_at
-from kitaru.runtime.work import Unresolved
+from kitaru.runtime.vault import Vault
 from kitaru.store.events import (
     FINISHED,
     AnyEvent,
@@ -45,14 +48,15 @@ from kitaru.store.events import (
     CancelRequested,
     Parent,
     RunCancelled,
-    RunRetried,
     RunStarted,
 )
 from kitaru.store.names import new_run_id, valid_run_id
 from kitaru.store.protocol import Append, Lease, Recorded, Store
 
 if TYPE_CHECKING:
+    from kitaru.adapters.secret import SecretStr
     from kitaru.runtime.flight import Flight
+    from kitaru.runtime.image import ImageSettings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,6 +93,8 @@ class Runtime:
         patience: float = 10.0,
     ) -> None:
         self.store: Store = store_at(store, durability, lease) if store is None or isinstance(store, str) else store
+        self.vault = Vault(self.store)
+        """Seals and opens secrets, and knows which of them this process has read."""
         self.replay_grace = replay_grace
         self.patience = patience
         self._recover = recover
@@ -144,6 +150,15 @@ class Runtime:
             opened.set_result(None)
         elif not opened.done():
             await asyncio.wrap_future(opened)
+        else:
+            opened.result()
+
+    def open_now(self) -> None:
+        """Open the store from sync code, once; raises as `open` does. On an event loop's thread the loop waits."""
+        with self._lock:
+            opened = self._opened
+        if opened is None or not opened.done():
+            self.background(self.open()).result()
         else:
             opened.result()
 
@@ -226,7 +241,9 @@ class Runtime:
                 hint="In an async flow write `await flow.start(...)`, not `flow.run(...)`.",
             )
         # An empty context: what is started there is no part of the run that this code may stand in.
-        return Context().run(asyncio.run_coroutine_threadsafe, work, loop)
+        context = Context()
+        context.run(bound.set, bound.get())
+        return context.run(asyncio.run_coroutine_threadsafe, work, loop)
 
     def refuse_fork(self) -> None:
         """Raise `ForkedProcessError` in a forked child of the process that made it."""
@@ -248,9 +265,10 @@ class Runtime:
             StoreError: The run could not be recorded.
         """
         loader.refuse_while_loading(flow.work.module)
-        data, fingerprint = await _encoded(flow.work, flow.work.named_inputs(args, kwargs))
         run = valid_run_id(flow.run_id) if flow.run_id is not None else new_run_id()
-        return await self._start(flow.work, run, data, fingerprint, parent=None)
+        given = RunSecrets(self.vault, run)
+        data, fingerprint = await privates.encoded_inputs(self, flow.work, flow.work.named_inputs(args, kwargs), given)
+        return await self.start_encoded(flow.work, run, data, fingerprint, image=flow.image, inputs=given.inputs)
 
     def run(self, flow: Flow[P, T], *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
         """Start a run on the background loop, from sync code; raises as `start` does."""
@@ -272,25 +290,60 @@ class Runtime:
         if not task.cancelled():
             task.exception()  # whoever still waits for it gets it
 
-    async def _start(
-        self, work: FlowWork, run: str, data: bytes, fingerprint: bytes, *, parent: Parent | None
+    async def start_encoded(
+        self,
+        work: FlowWork,
+        run: str,
+        data: bytes,
+        fingerprint: bytes,
+        *,
+        parent: Parent | None = None,
+        image: ImageSettings | None = None,
+        inputs: Mapping[bytes, SecretStr],
     ) -> RunHandle[Any]:
+        """Start a run whose inputs are encoded, as `start` does.
+
+        Args:
+            work: Its flow.
+            run: Its id.
+            data: Its inputs.
+            fingerprint: Theirs.
+            parent: The run and boundary that start it.
+            image: What it finds in its environment, where that is not what its flow says.
+            inputs: The secrets that its inputs may hold, by digest.
+        """
         await self.open()
         host = self.host()
         blob, artifacts = blob_of(data)
         models = current_registry()
         registry, more = blob_of(models)
+        own = work.image if image is None else image
+        outer = self._executions.get(parent.run) if parent is not None else None
+        try:
+            secrets = await privates.of_new_run(self, run, data, image=own, parent=outer, inputs=inputs)
+        except KitaruError:
+            # What it needs may be gone because it is over.
+            if not await self.store.events(run, limit=1):
+                raise
+            return await self._attach(work, run, fingerprint)
         started = RunStarted(
             v=1, at=time.time(), flow=work.ref, inputs=blob, fingerprint=fingerprint, kitaru=kitaru_version(),
             python=PYTHON, parent=parent, registry=registry,
+            # The flow's own is looked up again, as its code is.
+            image=secrets.recorded_image(work.image),
         )  # fmt: skip
         append = Append(run, 0, [started], host.sink, artifacts={**artifacts, **more}, new=True)
+        if secrets.kept:
+            append.held = await asyncio.to_thread(secrets.held)
         history = History(run)
         history.started = started
 
         async def create() -> RunHandle[Any]:
-            await submit(host, append)
-            return self._begin(host, Lease(run, 1, append.seq), work, data, history, models)
+            if run in self._executions:
+                raise RunExistsError(f"a run {run} exists already")
+            with secrets.entering():
+                await submit(host, append)
+                return self._begin(host, Lease(run, 1, append.seq), work, data, history, models, secrets)
 
         try:
             return await self._kept(run, create())
@@ -298,15 +351,22 @@ class Runtime:
             return await self._attach(work, run, fingerprint)
 
     def _begin(
-        self, host: Host, lease: Lease, work: FlowWork, data: bytes, history: History, registry: bytes
+        self,
+        host: Host,
+        lease: Lease,
+        work: FlowWork,
+        data: bytes,
+        history: History,
+        registry: bytes,
+        secrets: RunSecrets,
     ) -> RunHandle[Any]:
-        execution = Execution(host, lease.run, lease.epoch, work, data, history, registry)
+        execution = Execution(host, lease.run, lease.epoch, work, data, history, registry, secrets)
         self._executions[lease.run] = execution
         host.begin(execution)
         return RunHandle(self, lease.run, work, execution)
 
     async def _attach(self, work: FlowWork, run: str, fingerprint: bytes) -> RunHandle[Any]:
-        first = await self._first_event(run)
+        first = await self.first_event(run)
         if first.flow.name != work.name or first.flow.qualname != work.ref.qualname:
             raise UsageError(
                 f"run {run} is a run of {first.flow.name}, not of {work.name}", hint="Choose another run id."
@@ -332,7 +392,7 @@ class Runtime:
         """
         await self.open()
         if flow is None:
-            flow = loader.load_flow((await self._first_event(run)).flow)
+            flow = loader.load_flow((await self.first_event(run)).flow)
         while (live := self._executions.get(run)) is not None:
             if not live.leaving:
                 return RunHandle(self, run, flow.work, live)
@@ -341,10 +401,8 @@ class Runtime:
             return RunHandle(self, run, flow.work, None)
         try:
             return await self._kept(run, self._claim(run, flow.work))
-        except RunOwnedError:
-            return RunHandle(self, run, flow.work, None)
         except RunError:
-            # It finished between the look and the claim.
+            # Another process owns it, or it finished between the look and the claim.
             return RunHandle(self, run, flow.work, None)
 
     async def claim_and_resume(self, run: str, flow: Flow[..., Any] | None = None) -> RunHandle[Any]:
@@ -355,36 +413,50 @@ class Runtime:
             RunError: It has finished.
         """
         await self.open()
-        flow = flow or loader.load_flow((await self._first_event(run)).flow)
+        flow = flow or loader.load_flow((await self.first_event(run)).flow)
         return await self._kept(run, self._claim(run, flow.work))
 
     async def _claim(self, run: str, work: FlowWork) -> RunHandle[Any]:
         host = self.host()
+        secrets = await secrets_or_park(self, run, work)
+        with secrets.entering():
+            lease = await self.lease(run, host)
+            try:
+                if bound.get() is not None and secrets.kept:
+                    held = await asyncio.to_thread(secrets.held)
+                    await asyncio.to_thread(self.store.secrets.hold, run, held)
+                return await self._go_on(host, lease, work, secrets)
+            except BaseException:
+                await self.store.release(run, lease.epoch)
+                raise
+
+    async def lease(self, run: str, host: Host) -> Lease:
+        """Become the owner of a run that nobody living owns; raises as the store's `claim` does."""
         try:
-            lease = await self.store.claim(run, host.sink, python=PYTHON)
+            return await self.store.claim(run, host.sink, python=PYTHON)
         except RunOwnedError:
             if run in self._executions or list(self._taking.values()).count(run) > 1:
                 raise
             # It may be this store's own for nobody: left behind where its release could not be written.
             await self.store.release(run, (await self.store.run(run)).epoch)
-            lease = await self.store.claim(run, host.sink, python=PYTHON)
-        try:
-            return await self._go_on(host, lease, work)
-        except BaseException:
-            await self.store.release(run, lease.epoch)
-            raise
+            return await self.store.claim(run, host.sink, python=PYTHON)
 
-    async def _go_on(self, host: Host, lease: Lease, work: FlowWork) -> RunHandle[Any]:
+    async def _go_on(self, host: Host, lease: Lease, work: FlowWork, secrets: RunSecrets) -> RunHandle[Any]:
         history = histories.read(lease.run, await self.store.events(lease.run))
         if history.other_python:
             history.codes = {digest: await self.value(source) for digest, source in history.codes.items()}
         assert history.started is not None
         data = await self.value(history.started.inputs)
         registry = await self.value(history.started.registry)
-        return self._begin(host, lease, work, data, history, registry)
+        return self._begin(host, lease, work, data, history, registry, secrets)
 
     async def begin_fork(
-        self, run: str, work: FlowWork, events: Sequence[AnyEvent], artifacts: dict[bytes, bytes]
+        self,
+        run: str,
+        work: FlowWork,
+        events: Sequence[AnyEvent],
+        artifacts: dict[bytes, bytes],
+        secrets: RunSecrets,
     ) -> RunHandle[Any]:
         """Start a run whose log begins with these events: a replay.
 
@@ -394,10 +466,13 @@ class Runtime:
         await self.open()
         host = self.host()
         append = Append(run, 0, events, host.sink, artifacts=artifacts, new=True)
+        if secrets.kept:
+            append.held = await asyncio.to_thread(secrets.held)
 
         async def create() -> RunHandle[Any]:
-            await submit(host, append)
-            return await self._go_on(host, Lease(run, 1, append.seq), work)
+            with secrets.entering():
+                await submit(host, append)
+                return await self._go_on(host, Lease(run, 1, append.seq), work, secrets)
 
         return await self._kept(run, create())
 
@@ -414,13 +489,11 @@ class Runtime:
             raise RunError(
                 f"run {run} is {row.status}", hint=f"Only a failed or cancelled run is retried: `kitaru show {run}`."
             )
-        flow = flow or loader.load_flow((await self._first_event(run)).flow)
-        await self._drop_failures(run)
+        flow = flow or loader.load_flow((await self.first_event(run)).flow)
+        # What it needs and nobody has any more stops a retry before it changes anything.
+        await privates.of_known_run(self, run, await self.first_event(run), flow.work.image)
+        await drop_failures(self, run)
         return await self.claim_and_resume(run, flow)
-
-    async def _drop_failures(self, run: str) -> None:
-        dropped = dropped_by_retry(await self.store.events(run))
-        await self.store.retry(run, RunRetried(1, time.time(), dropped))
 
     async def replay(self, run: str, options: ReplayOptions | None = None, flow: Flow[..., Any] | None = None) -> Fork:
         """Make a new run from an old one, on this loop, that executes only what its options and the code ask for.
@@ -449,7 +522,8 @@ class Runtime:
         if live is None and not row.live and row.status not in FINISHED:
             host = self.host()
             lease = await self.store.claim(run, host.sink, python=PYTHON)
-            await submit(host, Append(run, lease.epoch, [RunCancelled(1, time.time(), reason)], host.sink))
+            cancelled = RunCancelled(1, time.time(), reason)
+            await submit(host, Append(run, lease.epoch, [cancelled], host.sink, forget=True))
             return
         await self.store.post(run, CancelRequested(1, time.time(), reason))
         if live is not None:
@@ -458,21 +532,7 @@ class Runtime:
     async def recover(self) -> list[str]:
         """Resume, on this loop, the unfinished runs of loaded flows that nobody owns. Gives their ids."""
         await self.open()
-        resumed = []
-        for run in await self.store.unowned(()):
-            if run in self._executions or run in self._diverged:
-                continue
-            try:
-                flow = loader.loaded_flow((await self._first_event(run)).flow)
-                if flow is not None:
-                    await self.claim_and_resume(run, flow)
-                    resumed.append(run)
-            except RunError:
-                # Another process was quicker.
-                continue
-            except KitaruError as error:
-                log().warning("recover.failed", run_id=run, error=str(error))
-        return resumed
+        return await recovered(self, self._diverged)
 
     async def _keep_recovering(self) -> None:
         while True:
@@ -483,27 +543,19 @@ class Runtime:
         """A run has left memory."""
         if isinstance(execution.stopped_by, DivergenceError):
             self._diverged.add(execution.run)
+        execution.secrets.leave()
         if self._executions.get(execution.run) is execution:
             del self._executions[execution.run]
+
+    def live_run(self, run: str) -> Execution | None:
+        """A run in this process's memory."""
+        return self._executions.get(run)
 
     # -- child runs ---------------------------------------------------------------------------------------------------
 
     async def start_child(self, parent: Execution, work: FlowWork, flight: Flight) -> RunHandle[Any]:
         """Start, or attach to, the run that a flow's call inside a flow stands for."""
-        run = child_id(parent.run, flight.key)
-        started = parent.history.started
-        if parent.rules.replaying and started is not None and started.origin is not None:
-            # A replayed parent's child is a replay of the child, so that only what changed in it runs again.
-            forked = await fork_child(self, parent, work, flight, child_id(started.origin.run, flight.key), run)
-            if forked is not None:
-                return forked
-        if flight.key in parent.history.dropped:
-            # The parent is retried because of this child.
-            parent.history.dropped.discard(flight.key)
-            known = await self.store.events(run, limit=1)
-            if known and (await self.store.run(run)).status in ("failed", "cancelled"):
-                await self._drop_failures(run)
-        return await self._start(work, run, flight.data, flight.fingerprint, parent=Parent(parent.run, flight.key))
+        return await start_child(self, parent, work, flight)
 
     def cancel_child(self, flight: Flight) -> None:
         """The parent gave the child up."""
@@ -530,19 +582,16 @@ class Runtime:
         await self.open()
         return await self.store.events(run)
 
-    async def _first_event(self, run: str) -> RunStarted:
+    async def first_event(self, run: str) -> RunStarted:
+        """A run's first event.
+
+        Raises:
+            NotFoundError: No such run, or it was pruned.
+        """
         events = await self.store.events(run, limit=1)
         if not events or not isinstance(events[0].event, RunStarted):
             raise NotFoundError(f"no run {run}, or it was pruned", hint="`kitaru runs` lists them.")
         return events[0].event
-
-
-async def _encoded(work: FlowWork, named: dict[str, Any]) -> tuple[bytes, bytes]:
-    while True:
-        try:
-            return work.encode_named(named)
-        except Unresolved as handle:
-            await handle.call
 
 
 async def _drained(host: Host) -> None:

@@ -15,6 +15,7 @@ def serve_standin(
     latency: tuple[float, float] = (0.0, 0.0),
     faults: Sequence[str] = (),
     journal: Path | None = None,
+    strict: bool = False,
     ready: Callable[[str], None],
 ) -> None:
     """Run the stand-in in this process until it is interrupted or terminated.
@@ -25,10 +26,12 @@ def serve_standin(
         latency: The least and the most seconds before an answer.
         faults: As `KIND[*FIRST][;retry-after=SECONDS][;match=REGEX]`.
         journal: A file that gets one JSON line when a request arrives and one when it is done with.
+        strict: Whether a field that an API does not know is refused also where the real one may be silent.
         ready: Told the base URL once connections are taken.
 
     Raises:
         UsageError: An option cannot be right, the address cannot be listened on, or the extra `serve` is missing.
     """
-    options = Options(latency=latency, faults=tuple(parse_fault(text) for text in faults), journal=journal)
+    played = tuple(parse_fault(text) for text in faults)
+    options = Options(latency=latency, faults=played, journal=journal, strict=strict)
     serve(host, port, options, ready=ready)

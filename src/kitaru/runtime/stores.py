@@ -14,12 +14,17 @@ def default_store() -> str:
     url = os.environ.get("KITARU_STORE", "").strip()
     if url:
         return url
-    home = os.environ.get("KITARU_HOME", "").strip()
-    if not home:
+    return f"sqlite:///{home()}/kitaru.db"
+
+
+def home() -> Path:
+    """The folder of the default store and of what belongs to no store: `KITARU_HOME`, or the platform's for a user."""
+    named = os.environ.get("KITARU_HOME", "").strip()
+    if not named:
         from platformdirs import user_data_dir
 
-        home = user_data_dir("kitaru", appauthor=False)
-    return f"sqlite:///{Path(home).expanduser().resolve()}/kitaru.db"
+        named = user_data_dir("kitaru", appauthor=False)
+    return Path(named).expanduser().resolve()
 
 
 def store_at(url: str | None, durability: str, lease: float) -> Store:

@@ -16,7 +16,7 @@ from kitaru.store.events import BoundaryEvent, Ref
 from kitaru.store.protocol import Head, Recorded
 
 _BOUNDARY: Final = msgspec.msgpack.Decoder(BoundaryEvent)
-_ENCODED: Final = frozenset({"inputs", "outcome"})
+_ENCODED: Final = frozenset({"image", "inputs", "outcome"})
 _OPAQUE: Final = frozenset({"registry", "options"})
 _TIMES: Final = frozenset({"at", "created", "updated", "started", "deadline"})
 _FORMAT: Final = 1
@@ -44,7 +44,7 @@ def _plain(name: str, value: object) -> object:
         return struct_as_json(value)
     if isinstance(value, tuple | list):
         return [_plain("", item) for item in value]
-    return str(value) if isinstance(value, Decimal) else value
+    return format(value, "f") if isinstance(value, Decimal) else value
 
 
 def _fields(struct: msgspec.Struct, without: Iterable[str] = ()) -> dict[str, object]:

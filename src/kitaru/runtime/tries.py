@@ -13,15 +13,22 @@ from kitaru.store.events import (
     LlmAttempted,
     LlmCompleted,
     LlmRequested,
+    RunCancelled,
     RunClaimed,
+    RunCompleted,
+    RunFailed,
+    RunParked,
     RunRetried,
     StepCancelled,
     StepFailed,
 )
 
 ABOUT_TRIES: Final[frozenset[type]] = frozenset(
-    {LlmRequested, LlmAttempted, LlmCompleted, StepCancelled, StepFailed, RunClaimed, RunRetried}
-)
+    {
+        LlmRequested, LlmAttempted, LlmCompleted, StepCancelled, StepFailed, RunClaimed, RunRetried, RunParked,
+        RunCompleted, RunFailed, RunCancelled,
+    }
+)  # fmt: skip
 """The events that matter here; all others may be passed over without asking."""
 
 INTERRUPTED: Final = "the process ended before an outcome was recorded"
@@ -48,7 +55,7 @@ class _Open:
         self.attempts: list[Attempt] = []
 
     def interrupt(self, at: float | None) -> None:
-        """Its process died, noticed at `at`. An attempt that was due later was never sent."""
+        """Its process died, noticed at `at`, or let go of it then. An attempt that was due later was never sent."""
         if self.since is not None and (at is None or at >= self.since):
             self.attempts.append(Attempt(self.since, 0.0, 0, INTERRUPTED, "", possibly_billed=True, model=self.model))
         self.since = None
@@ -76,7 +83,7 @@ class Tries:
                 known.attempts.append(event.tried)
                 known.model = event.next_model or known.model
                 known.since = event.next_at if event.next_model else None
-            case RunClaimed():
+            case RunClaimed() | RunParked() | RunCompleted() | RunFailed() | RunCancelled():
                 for known in self._open.values():
                     known.interrupt(event.at)
             case LlmCompleted(key=key) | StepCancelled(key=key):
@@ -96,6 +103,20 @@ class Tries:
             return Earlier()
         known.interrupt(None)
         return Earlier(tuple(known.attempts), known.model)
+
+    def attempts_of(self, key: str, *, until: float | None = None) -> tuple[Attempt, ...]:
+        """What was tried of a call without outcome, oldest first.
+
+        Args:
+            key: The call's.
+            until: When it was given up, UTC seconds since the epoch: an attempt that was under way then counts, too.
+        """
+        known = self._open.get(key)
+        if known is None:
+            return ()
+        if until is not None:
+            known.interrupt(until)
+        return tuple(known.attempts)
 
     def open_attempts(self) -> Mapping[str, tuple[Attempt, ...]]:
         """The finished attempts of every call without outcome, by key."""

@@ -6,12 +6,13 @@ The engine (`execution`) knows only this interface; it asks for inputs, a code d
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kitaru.errors import UsageError
 from kitaru.runtime.call import Call
 from kitaru.runtime.keys import Place
+from kitaru.runtime.private import hidden, is_secret
 from kitaru.store import codec
 from kitaru.store.events import Blob, BoundaryEvent, Kind, StepCompleted, StepStarted
 
@@ -25,24 +26,37 @@ SCALARS: Final = frozenset({str, int, float, bool, type(None), bytes})
 
 
 class Unresolved(Exception):
-    """Inputs hold a handle whose value is not there yet."""
+    """Inputs hold a handle whose value is not there yet. `call` is what to await."""
 
-    def __init__(self, call: Call[object]) -> None:
+    def __init__(self, call: Awaitable[object]) -> None:
         super().__init__(call)
         self.call = call
 
 
 def stand_in(value: object) -> object:
-    """The value that a handle among inputs or in an outcome stands for; what is no handle stands for itself.
+    """The value that a handle in an outcome stands for; what is no handle stands for itself.
 
     Raises:
         Unresolved: It has none yet.
+        UnrecordableError: It is a secret.
     """
     if not isinstance(value, Call):
+        if is_secret(value):
+            raise codec.UnrecordableError("is a secret", "Give what was made with it, or the secret's name.")
         return value
     if not value.done:
         raise Unresolved(value)
     return value.load()
+
+
+def input_stand_in(value: object) -> object:
+    """As `stand_in`, for inputs: a secret among them is recorded as a placeholder.
+
+    Raises:
+        Unresolved: As `stand_in`, or the key that placeholders are made with has to be fetched first.
+        UnrecordableError: It is a secret, and no run is near that could keep it.
+    """
+    return hidden(value) if is_secret(value) else stand_in(value)
 
 
 class Inputs:
@@ -82,7 +96,9 @@ class Work:
             Unresolved: A handle among them has no value yet.
             EncodeError: One of them cannot be recorded.
         """
-        data = codec.encode([inputs.args, inputs.kwargs] if inputs.kwargs else list(inputs.args), unknown=stand_in)
+        data = codec.encode(
+            [inputs.args, inputs.kwargs] if inputs.kwargs else list(inputs.args), unknown=input_stand_in
+        )
         inputs.data = data
         inputs.fingerprint = codec.fingerprint(data)
 
@@ -220,8 +236,10 @@ def make_call(work: Work, place: Place | None, args: tuple[Any, ...], kwargs: di
     """A handle for one call of `work`, its inputs encoded if they can be already."""
     inputs = Inputs(args, kwargs)
     if place is not None:
-        try:  # noqa: SIM105  # suppress() would be a tenth of what making a call costs
+        try:
             work.encode_inputs(inputs)
         except Unresolved:
             pass
+        else:
+            place.execution.secrets.check(inputs.data or b"", f"{work.name}(): inputs")
     return Call(work, place, inputs, frame)

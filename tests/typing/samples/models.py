@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal, assert_type
 
 import kitaru
 from kitaru import Call, checkpoint, flow
@@ -26,3 +28,29 @@ async def write(topic: str) -> str:
 
 def outside_any_flow() -> str:
     return kitaru.llm("Say hello", model="fast").load()
+
+
+@dataclass
+class City:
+    name: str
+    people: int
+
+
+def weather(city: str) -> str:
+    return f"sunny in {city}"
+
+
+@flow
+async def typed(topic: str) -> str:
+    city = kitaru.llm(f"A city about {topic}", response_type=City)
+    assert_type(city, Call[City])
+    assert_type(await kitaru.llm("List some", response_type=list[City]), list[City])
+    assert_type(await kitaru.llm("Yes or no?", response_type=Literal["yes", "no"]), Literal["yes", "no"])
+    assert_type(await kitaru.llm("A number, if any", response_type=int | None), int | None)
+    assert_type(await kitaru.llm("As JSON", json=True), dict[str, Any])
+    assert_type(await kitaru.llm("As JSON", json_keys=["title"]), dict[str, Any])
+    reply = await kitaru.llm.reply("The weather?", tools=[weather], tool_choice=weather, retry=5, timeout=30)
+    results = [call.result(weather(**call.parsed())) for call in reply.tool_calls]
+    again = await kitaru.llm.reply([reply.message, *results], fallbacks=["anthropic/some-model"])
+    assert_type(again.cost, Decimal | None)
+    return again.text

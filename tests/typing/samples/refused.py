@@ -38,4 +38,4 @@ def script() -> None:
 
 
 async def model() -> None:
-    await kitaru.llm(3, model="fast")  # type: ignore[arg-type]  # neither a prompt nor messages
+    await kitaru.llm(3, model="fast")  # type: ignore[call-overload]  # neither a prompt nor messages

@@ -1,0 +1,244 @@
+"""Secrets from a shell: set, show, list, delete, rekey."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from kitaru.cli import wording
+from kitaru.cli.commands import Context, command
+from kitaru.cli.failures import OK
+from kitaru.cli.groups import SECRETS
+from kitaru.cli.output import Output, clean
+from kitaru.cli.session import with_runtime
+from kitaru.errors import UsageError
+
+if TYPE_CHECKING:
+    from kitaru.runtime.runtime import Runtime
+
+T = TypeVar("T")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A secret's name, its id, or a unique prefix of the id.")]
+
+_MASK = "*" * 10
+
+
+@SECRETS.callback()
+def group(context: typer.Context) -> None:
+    """What `kitaru secrets` does by itself."""
+    if context.invoked_subcommand is None:
+        Output().line(context.get_help().rstrip())
+        raise typer.Exit(OK)
+
+
+def _with(context: Context, work: Callable[..., T], *arguments: Any, **more: Any) -> T:
+    """What a function of the runtime's gives, away from the event loop: it may wait for the OS keyring."""
+
+    async def enter(runtime: Runtime) -> T:
+        return await asyncio.to_thread(functools.partial(work, *arguments, runtime=runtime, **more))
+
+    return with_runtime(context.store, enter)
+
+
+@command(
+    (SECRETS, "set"),
+    examples="""
+kitaru secrets set openai-creds OPENAI_API_KEY
+kitaru secrets set openai-creds OPENAI_API_KEY < key.txt
+kitaru secrets set team-creds --public --OPENAI_API_KEY=... --OPENAI_ORG_ID=...
+""",
+    details="KEY alone asks for the value without showing it, or reads it from stdin. A value on the command line "
+    "shows in the process list and in the shell's history. A new secret is private: only this user of the store gets "
+    "to see it.",
+    any_option=True,
+)
+def set_(
+    context: Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The secret; made where there is none.")],
+    values: Annotated[
+        list[str], typer.Argument(metavar="KEY | --KEY=VALUE...", help="What to set; other values of it stay.")
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="Only this user gets to see it (new ones: default).")
+    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="All users of the store get to see it.")] = False,
+) -> int:
+    """Store a secret, or set values of one."""
+    from kitaru.runtime.secrets import set_secret
+
+    out = context.out
+    if private and public:
+        raise UsageError("a secret is either --private or --public")
+    given, asked = _taken_apart(values)
+    if given:
+        out.note("Note: values on the command line show in `ps` and in the shell's history; `kitaru secrets set "
+                 f"{clean(name)} {clean(next(iter(given)))}` asks for one instead.")  # fmt: skip
+    given.update(_asked_for(asked))
+    found = _with(context, set_secret, name, given, private=True if private else False if public else None)
+    if out.as_json:
+        out.document(_summary(found))
+    else:
+        seen = "private" if found.private else "public"
+        out.line(f"Set {wording.count(len(given), 'value')} of {clean(found.name)} ({seen}): {', '.join(given)}.")
+    return OK
+
+
+def _taken_apart(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """What was typed after the name: values by key, and keys whose values have to be asked for."""
+    from kitaru.runtime.image import NAME as VARIABLE
+
+    given: dict[str, str] = {}
+    asked: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            if "=" in word:
+                # Not shown: what stands behind the `=` is most likely a secret.
+                raise UsageError(
+                    f"{word.partition('=')[0]}=... is no option", hint="Write --KEY=VALUE, or KEY alone to be asked."
+                )
+            if VARIABLE.fullmatch(word) is None:
+                raise UsageError(
+                    "a word after the secret's name is no key", hint="Name a key like a variable: OPENAI_API_KEY."
+                )
+            asked.append(word)
+            continue
+        key, equals, value = word.lstrip("-").partition("=")
+        if not word.startswith("--"):
+            raise UsageError("an option with one dash is no key", hint="Write --KEY=VALUE.")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UsageError(f"--{key} is given no value", hint=f"Write --{key}=VALUE, or {key} to be asked.")
+            value = rest.pop(0)
+        if key in given:
+            raise UsageError(f"--{key} is given twice")
+        given[key] = value
+    return given, asked
+
+
+def _asked_for(keys: list[str]) -> dict[str, str]:
+    if not keys:
+        return {}
+    if sys.stdin.isatty():
+        import getpass
+
+        return {key: getpass.getpass(f"{key}: ", stream=sys.stderr) for key in keys}
+    if len(keys) > 1:
+        raise UsageError(
+            f"{' and '.join(keys)} cannot both be read from stdin", hint="Set one after the other, or use a terminal."
+        )
+    # What an editor or `echo` adds is no part of a key.
+    return {keys[0]: sys.stdin.read().rstrip("\r\n")}
+
+
+@command(
+    (SECRETS, "show"),
+    examples="""
+kitaru secrets show openai-creds
+kitaru secrets show openai-creds --reveal
+""",
+)
+def show(
+    context: Context,
+    name: Name,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", "--show-values", help="Print the values, not only their names.")
+    ] = False,
+) -> int:
+    """Show a secret, its values masked."""
+    from kitaru.runtime.secrets import describe_secret, get_secret
+
+    found = _with(context, describe_secret, name)
+    values = _with(context, get_secret, found.id).values if reveal else dict.fromkeys(found.keys, _MASK)
+    out = context.out
+    if out.as_json:
+        out.document({**_summary(found), "values": dict(values)} if reveal else _summary(found))
+        return OK
+    out.line(f"{out.paint(clean(found.name), 'bold')}  {found.id}")
+    out.line(f"{'private' if found.private else 'public'}, of {clean(found.owner)}, set {wording.age(found.updated)}")
+    out.table([[clean(key), clean(value)] for key, value in values.items()], indent=2)
+    return OK
+
+
+@command((SECRETS, "list"), examples="kitaru secrets list\nkitaru secrets list --json")
+def list_(context: Context) -> int:
+    """List the secrets that this user may see, without values."""
+    from kitaru.runtime.secrets import list_secrets
+
+    found = _with(context, list_secrets)
+    out = context.out
+    if out.as_json:
+        out.document([_summary(one) for one in found])
+        return OK
+    if not found:
+        out.note("No secrets. Store one: kitaru secrets set NAME KEY")
+        return OK
+    rows = [["NAME", "ID", "SEEN BY", "KEYS", "SET"]]
+    rows += [
+        [
+            clean(one.name),
+            one.id[:8],
+            clean(one.owner) if one.private else "all",
+            ", ".join(one.keys),
+            wording.age(one.updated),
+        ]
+        for one in found
+    ]
+    out.table(rows, colours=[["dim"] * 5])
+    return OK
+
+
+@command((SECRETS, "delete"), examples="kitaru secrets delete openai-creds\nkitaru secrets delete openai-creds --yes")
+def delete(
+    context: Context, name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+) -> int:
+    """Delete a secret for good. On a terminal it asks first."""
+    from kitaru.runtime.secrets import delete_secret, describe_secret
+
+    out = context.out
+    found = _with(context, describe_secret, name)
+    if not yes and sys.stdin.isatty() and out.err.isatty():
+        question = f"Delete {clean(found.name)} ({', '.join(found.keys)}), for good?"
+        if not typer.confirm(question, err=True):
+            out.note("Nothing was deleted.")
+            return OK
+    _with(context, delete_secret, found.id)
+    if out.as_json:
+        out.document(_summary(found))
+    else:
+        out.line(f"Deleted {clean(found.name)}.")
+    return OK
+
+
+@command(
+    (SECRETS, "rekey"),
+    examples="kitaru secrets rekey",
+    details="Seals every value anew: under KITARU_SECRET_KEY where it is set, else under a fresh key that is kept "
+    "where the former one was. All or nothing; a process that is killed meanwhile leaves everything readable. To "
+    "replace KITARU_SECRET_KEY itself, set the new one, and KITARU_SECRET_KEY_FORMER to the former.",
+)
+def rekey(context: Context) -> int:
+    """Replace the key that secrets are sealed under."""
+    from kitaru.runtime.secrets import rekey as renew
+
+    replaced, left, source = _with(context, renew)
+    out = context.out
+    if out.as_json:
+        out.document({"replaced": replaced, "left": left, "source": source})
+        return OK
+    out.line(f"Sealed {wording.count(replaced, 'value')} under a key of {clean(source)}.")
+    if left:
+        out.always(f"{wording.count(left, 'value')} stayed as they were: their key is not at hand.")
+    return OK
+
+
+def _summary(found: Any) -> dict[str, object]:
+    from kitaru.runtime.transcript import struct_as_json
+
+    return struct_as_json(found)

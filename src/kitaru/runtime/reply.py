@@ -1,0 +1,84 @@
+"""A model's whole answer, as flows see it and as the log keeps it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from kitaru.errors import AnswerError
+from kitaru.store.events import Usage
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """What a model wants to have called.
+
+    Args:
+        id: Names the call; its result goes into the conversation under this id.
+        name: The tool's name.
+        arguments: A JSON text, as the model wrote it; not necessarily valid.
+    """
+
+    id: str
+    name: str
+    arguments: str
+
+    def parsed(self) -> dict[str, Any]:
+        """Return the arguments.
+
+        Raises:
+            AnswerError: The model wrote something else than a JSON object.
+        """
+        try:
+            found = msgspec.json.decode(self.arguments or "{}")
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise AnswerError(f"the arguments of {self.name} are not JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise AnswerError(f"the arguments of {self.name} are a JSON {type(found).__name__}, not an object")
+        return found
+
+    def result(self, content: object, *, is_error: bool = False) -> dict[str, Any]:
+        """Return the message that gives the model this call's result.
+
+        Args:
+            content: A text, or what becomes JSON.
+            is_error: The call failed, and `content` says why.
+        """
+        text = content if isinstance(content, str) else msgspec.json.encode(content).decode()
+        message: dict[str, Any] = {"role": "tool", "tool_call_id": self.id, "name": self.name, "content": text}
+        return {**message, "is_error": True} if is_error else message
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A model's whole answer.
+
+    Args:
+        text: What it said.
+        message: What to append to the conversation for the next turn, tool calls and the provider's own parts included.
+        finish: Why it stopped: `stop`, `length`, `tool_calls`, `content_filter`, `error` or `other`.
+        usage: Tokens.
+        model: The model that answered, by its own account.
+        provider: Who answered.
+        request_id: The provider's name for the request.
+        latency: Seconds, waits between attempts included.
+        cost: USD of the answer; None where it is not known.
+        warnings: What the caller should know although the answer is good.
+        tool_calls: What it wants to have called.
+        reasoning: Its thinking, as far as the provider shows it.
+        refusal: Its own words of refusal, where the provider tells them apart.
+    """
+
+    text: str
+    message: dict[str, Any]
+    finish: str
+    usage: Usage
+    model: str
+    provider: str
+    request_id: str
+    latency: float
+    cost: Decimal | None = None
+    warnings: tuple[str, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    refusal: str | None = None
