@@ -31,6 +31,20 @@ _SIGNATURES: Final = (
     (b"GIF89a", "image/gif"),
     (b"%PDF-", "application/pdf"),
 )
+# Not of `mimetypes`: what a machine's own tables say would become part of the call's fingerprint.
+_ENDINGS: Final = {
+    "png": "image/png",
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "gif": "image/gif",
+    "webp": "image/webp",
+    "pdf": "application/pdf",
+    "txt": "text/plain",
+    "md": "text/markdown",
+    "csv": "text/csv",
+    "htm": "text/html",
+    "html": "text/html",
+}
 _KNOWN: Final = "Images are PNG, JPEG, GIF or WebP, documents are PDF."
 
 
@@ -146,14 +160,12 @@ def _from_path(path: Path) -> Image | Document:
 
 
 def _from_url(url: str, stated: str, name: str) -> Image | Document:
-    import mimetypes
-
     from kitaru.adapters import Document, Image
 
     if any(char.isspace() for char in url) or not urlsplit(url).netloc:
         raise UsageError("an attached URL is not a valid http(s) address")
     path = urlsplit(url).path
-    media_type = stated or mimetypes.guess_type(path)[0] or ""
+    media_type = stated or _ENDINGS.get(path.rpartition(".")[2].lower(), "")
     if media_type == "application/pdf" or media_type.startswith("text/"):
         return Document(media_type=media_type, url=url, name=name)
     return Image(media_type=media_type if media_type.startswith("image/") else "", url=url)
