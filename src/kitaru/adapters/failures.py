@@ -175,7 +175,7 @@ def failure(row: Provider, status: int, headers: Mapping[str, str], body: bytes)
         said = Complaint()
     name = request_id(row, headers) or said.request_id
     message = f"{row.name} answered {status}"
-    if said.label:
+    if said.label not in ("", str(status)):  # litellm and openrouter repeat the status as their code
         message += f" ({said.label})"
     if said.message:
         message += f": {said.message}"

@@ -14,7 +14,7 @@ from kitaru.adapters.fields import Object, count, is_object, text_in
 from kitaru.adapters.provider import Provider
 from kitaru.adapters.reply import Delta, Reply
 from kitaru.adapters.responses_reply import PARAGRAPH, call_in, read
-from kitaru.adapters.secret import clean
+from kitaru.adapters.secret import MASK, clean
 
 _ENDS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 
@@ -92,7 +92,8 @@ class ResponsesStream:
             (clean(_joined(self._refusals)), reply.refusal or ""),
             *self._arguments(reply),
         ]
-        if any(pieces and pieces != whole for pieces, whole in streamed):
+        # An echo of the key that came in pieces is masked only where it stands whole.
+        if any(pieces and pieces != whole and MASK not in whole for pieces, whole in streamed):
             raise self._events.malformed(b"", "the pieces of its stream do not add up to the answer at its end")
         return reply
 

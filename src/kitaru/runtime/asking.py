@@ -31,6 +31,7 @@ from kitaru.adapters.prices import Cost, cost_of
 from kitaru.adapters.request import loopback
 from kitaru.errors import AnswerError, ModelConnectionError, ModelError, ProviderError
 from kitaru.runtime.answers import Form
+from kitaru.runtime.asked import Asked
 from kitaru.runtime.credentials import Credential, find, missing
 from kitaru.runtime.gateway import explained, gateway, gateway_fallback, gateway_route
 from kitaru.runtime.image import run_environment
@@ -43,18 +44,6 @@ if TYPE_CHECKING:
     from kitaru.runtime.flight import Flight
 
 _UNUSABLE: Final = "the answer could not be used"
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """A call as resolved for one route, before any adapter.
-
-    Args:
-        route: What the model's name led to, with its address.
-        call: What is asked.
-    """
-
-    route: Route
-    call: ModelCall
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -157,7 +146,8 @@ class Asking:
 
     async def _by(self, asked: Asked, following: str) -> Answer:
         environ = run_environment()
-        through, proxy = gateway_route(asked.route, environ), gateway(environ)
+        proxy = gateway(environ)
+        through = gateway_route(asked.route, environ) if proxy is not None else None
         if through is None or proxy is None:
             return await self._through(self._way(asked, following))
         try:
@@ -166,8 +156,12 @@ class Asking:
             away = isinstance(error, ModelConnectionError) and not error.sent
             if not (away and gateway_fallback(environ)):
                 raise explained(error, proxy) from None
-        way = self._way(asked, following)
-        return await self._through(msgspec.structs.replace(way, via="direct: the gateway could not be reached"))
+        instead = "direct: the gateway could not be reached"
+        try:
+            return await self._through(msgspec.structs.replace(self._way(asked, following), via=instead))
+        except ModelError as error:
+            error.add_note(instead)
+            raise
 
     def _way(self, asked: Asked, following: str, through: Route | None = None) -> Way:
         route, call, sending = asked.route, asked.call, self._sending
@@ -195,7 +189,7 @@ class Asking:
         lacking = transport.lacking(row.name, way.endpoint.base_url, way.call.model)
         call, repaired = way.call, False
         while True:
-            fitted = fit(call, row, lacking)
+            fitted = way.asked.fitted if call is way.asked.call and not lacking else fit(call, row, lacking)
             sent = await self._send(way, fitted.call)
             try:
                 value = self._read(fitted, sent.reply)

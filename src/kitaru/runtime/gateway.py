@@ -129,7 +129,7 @@ def explained(error: ModelError, through: Gateway) -> ModelError:
     if isinstance(error, ModelConnectionError) and not error.sent:
         return ModelConnectionError(
             f"{where} cannot be reached: {error.message}",
-            hint=f"Start it, or correct {URL}, or unset it to go direct; {FALLBACK}=direct goes direct while it is away.",
+            hint=f"Start it, correct {URL}, or unset it to go direct; {FALLBACK}=direct goes direct while it is away.",
         )
     match key_trouble(error, keyed=through.key is not None):
         case "gateway_key":

@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import msgspec
 
@@ -197,6 +197,9 @@ class Exports:
 EXPORTS: Final = Exports()
 
 
+T = TypeVar("T")
+
+
 class RunEnvironment(Mapping[str, str]):
     """The environment as one run sees it: its own variables, then the process's without those of other runs."""
 
@@ -210,6 +213,22 @@ class RunEnvironment(Mapping[str, str]):
         if EXPORTS.hidden(name):
             raise KeyError(name)
         return os.environ[name]
+
+    @overload
+    def get(self, name: str, default: None = None, /) -> str | None: ...
+
+    @overload
+    def get(self, name: str, default: str, /) -> str: ...
+
+    @overload
+    def get(self, name: str, default: T, /) -> str | T: ...
+
+    def get(self, name: str, default: object = None, /) -> object:
+        """Return a variable, without the exception that one which is not set costs at every call."""
+        own = self._overlay.get(name)
+        if own is not None:
+            return own.reveal()
+        return default if EXPORTS.hidden(name) else os.environ.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
         yield from self._overlay

@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 import msgspec
 
-from kitaru.errors import UsageError
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.call import Call, current_place
-from kitaru.runtime.conversation import Message, Nodes, chained, neutral, normalised, public_message
-from kitaru.runtime.gateway import gateway
+from kitaru.runtime.conversation import Message, Nodes, chained, normalised, public_message
 from kitaru.runtime.handle import outermost
-from kitaru.runtime.image import run_environment
 from kitaru.runtime.question import Sending, Settings
 from kitaru.runtime.reply import Reply, ToolCall
-from kitaru.runtime.routes import Route, filled, placed, route
 from kitaru.runtime.threads import wait_for
 from kitaru.runtime.work import Inputs, Work, make_call, stand_in
 from kitaru.store import codec
@@ -27,7 +23,8 @@ if TYPE_CHECKING:
     import types
 
     from kitaru.runtime.answers import Form
-    from kitaru.runtime.asking import Answer, Asked
+    from kitaru.runtime.asked import Asked
+    from kitaru.runtime.asking import Answer
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.flight import Flight
 
@@ -83,12 +80,14 @@ class LlmWork(Work):
             self._head, self._nodes = chained(self._messages)
             data = codec.encode([self._head, asked])
         inputs.data = data
-        inputs.fingerprint = codec.fingerprint(codec.canonical([self._head or self._messages, asked]))
+        inputs.fingerprint = _fingerprint([self._head or self._messages, asked])
 
     def version(self, execution: Execution) -> bytes:
         if not self._version:
-            resolved = [[one.call, _named_address(one.route)] for one in self.asked(execution)]
-            self._version = codec.fingerprint(codec.canonical(resolved))
+            from kitaru.runtime.asked import named_address
+
+            resolved = [[one.call, named_address(one.route)] for one in self.asked(execution)]
+            self._version = _fingerprint(resolved)
         return self._version
 
     def asked(self, execution: Execution) -> tuple[Asked, ...]:
@@ -98,57 +97,11 @@ class LlmWork(Work):
             UsageError: The call cannot be right; nothing is recorded or sent.
         """
         if not self._asked:
-            from kitaru.adapters import provider
-            from kitaru.adapters.fit import fit
+            from kitaru.runtime.asked import asked_of
 
-            messages = neutral(self._messages)
-            found = tuple(self._for(one, messages) for one in self._routes(execution))
-            for one in found:
-                fit(one.call, provider(one.call.provider))
-            self._asked = found
+            registry, instead = execution.registry, execution.rules.models
+            self._asked = asked_of(self._settings, self._messages, self._form, registry, instead)
         return self._asked
-
-    def _routes(self, execution: Execution) -> list[Route]:
-        """The routes in the order in which they are tried, each model once."""
-        registry, instead = execution.registry, execution.rules.models
-        first = _placed(route(self._settings.model, registry, instead), self._settings.base_url)
-        found = [first]
-        todo = [*(route(name, registry, instead) for name in self._settings.fallbacks), *first.fallbacks]
-        while todo:
-            one = todo.pop(0)
-            todo[:0] = one.fallbacks
-            one = _placed(one)
-            if all((one.name, one.base_url) != (known.name, known.base_url) for known in found):
-                found.append(one)
-        return found
-
-    def _for(self, way: Route, messages: tuple[Any, ...]) -> Asked:
-        from kitaru.adapters import ModelCall, Output, Tool, ToolChoice
-        from kitaru.adapters import Settings as AdapterSettings
-        from kitaru.runtime.asking import Asked
-
-        written = self._settings
-        settings = AdapterSettings(
-            temperature=written.temperature,
-            max_tokens=written.max_tokens,
-            top_p=written.top_p,
-            stop=written.stop,
-            seed=written.seed,
-            reasoning=written.reasoning,
-            context_length=written.context_length,
-            extra=dict(written.extra.get(way.provider, {})),
-        )
-        call = ModelCall(
-            provider=way.provider,
-            model=way.model,
-            messages=messages,
-            settings=filled(settings, way.settings),
-            tools=msgspec.convert(written.tools, tuple[Tool, ...]),
-            tool_choice=msgspec.convert(written.tool_choice, ToolChoice | None),
-            output=self._form.output() if self._form is not None else Output(),
-            strict=written.strict,
-        )
-        return Asked(way, call)
 
     # -- the call -----------------------------------------------------------------------------------------------------
 
@@ -223,21 +176,15 @@ class LlmWork(Work):
         return make_call(work, current_place(), (), {}, frame)
 
 
-def _placed(found: Route, base_url: str | None = None) -> Route:
+def _fingerprint(value: object) -> bytes:
+    """The digest of what is plain data, as almost every call is; by the codec's canonical form where it is not."""
     try:
-        return placed(found, base_url, run_environment())
-    except UsageError:
-        # Through a gateway, a provider needs no address of its own.
-        if gateway(run_environment()) is None:
-            raise
-        return found
+        return codec.fingerprint(_SORTED.encode(value))
+    except (TypeError, ValueError, OverflowError):
+        return codec.fingerprint(codec.canonical(value))
 
 
-def _named_address(found: Route) -> str | None:
-    """The address, where the call or its alias names one: what the environment says does not change what is asked."""
-    return found.base_url if found.base_url_source in ("argument", "alias") else None
-
-
+_SORTED: Final = msgspec.msgpack.Encoder(order="sorted")
 _TEXT: Final = codec.decoder(str)
 _WHOLE: Final = codec.decoder(Reply)
 

@@ -37,7 +37,8 @@ _SECONDS: Final = 60.0
 # Statuses and words of APIs that do not answer 404 to a model that they lack: mistral, deepseek, openrouter, litellm.
 _NO_MODEL: Final = re.compile(
     r"model.{0,100}(?:not found|does ?n[o']t exist|not exist|is not (?:available|supported))"
-    r"|(?:invalid|unknown|no such) model|not a valid model|model_not_found|deployment.{0,60}not exist",
+    r"|(?:invalid|unknown|no such) model|not a valid model|model_not_found|deployment.{0,60}not exist"
+    r"|no healthy deployments? for this model",
     re.IGNORECASE,
 )
 _NOT_THE_API: Final = re.compile(r"not in the API's form|with a web page|invalid url|\bnot found\b", re.IGNORECASE)

@@ -104,6 +104,7 @@ def snapshot(registry: Registry) -> bytes:
 
 
 @functools.lru_cache(64)
+@functools.lru_cache(64)
 def from_snapshot(data: bytes) -> Registry:
     """The registry that a run keeps. What a newer version added is passed over."""
     kept: Any = codec.decoder()(data) if data else {}
