@@ -72,20 +72,28 @@ async def test_a_stream_without_a_listener_gives_the_reply_of_a_plain_call() -> 
     assert streamed.message == plain.message
 
 
-def _long(most: int | None) -> ModelCall:
-    return ModelCall("openai", "m", (Message("user", "hi"),), Settings(max_tokens=most))
-
-
-@pytest.mark.parametrize(("most", "streams"), [(None, False), (100, False), (101, True)])
+@pytest.mark.parametrize(
+    ("settings", "streams"),
+    [
+        (Settings(), False),
+        (Settings(max_tokens=100), False),
+        (Settings(max_tokens=101), True),
+        (Settings(reasoning="low"), False),
+        (Settings(reasoning="max"), True),
+        (Settings(reasoning="max", max_tokens=100), False),
+        (Settings(reasoning=51), True),
+    ],
+)
 async def test_an_answer_that_may_be_long_streams_underneath(
-    most: int | None, streams: bool, transport: Transport
+    settings: Settings, streams: bool, transport: Transport
 ) -> None:
     import msgspec
 
     row: Provider = msgspec.structs.replace(OPENAI.row, stream_over=100)
     long_winded = msgspec.structs.replace(ADAPTERS["openai"], row=row)
     async with scripted(stream(*HELLO) if streams else answer()) as server:
-        sent = await transport.send(_long(most), at(server), long_winded)
+        long = ModelCall("openai", "m", (Message("user", "hi"),), settings)
+        sent = await transport.send(long, at(server), long_winded)
         assert (b'"stream":true' in server.seen[0].body) is streams
     assert (sent.reply.text, sent.streamed) == ("hello", streams)
 

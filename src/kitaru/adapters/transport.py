@@ -413,8 +413,15 @@ def _answers_itself(adapter: Adapter) -> bool:
 def _streams(call: ModelCall, adapter: Adapter, stream: bool | None) -> bool:
     if stream is not None:
         return stream
-    over, most = adapter.row.stream_over, call.settings.max_tokens
-    return over is not None and most is not None and most > over
+    over, settings = adapter.row.stream_over, call.settings
+    if over is None:
+        return False
+    if settings.max_tokens is not None:
+        return settings.max_tokens > over
+    # Without a limit of its own, a call that is to think hard may take as long as one with a high limit.
+    return settings.reasoning in ("high", "max") or (
+        isinstance(settings.reasoning, int) and settings.reasoning > over // 2
+    )
 
 
 def _local(
