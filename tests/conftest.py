@@ -94,6 +94,8 @@ MAY_BLOCK = {
     "kitaru/runtime/secrets.py": {"get_secret", "find", "read"},
     # The price table, half a megabyte beside the code: once a process.
     "kitaru/adapters/prices.py": {"_table"},
+    # An attached file: by contract read at the call, whose fingerprint its content is part of.
+    "kitaru/runtime/attachments.py": {"_from_path"},
     # The tests' own server.
     "kitaru/adapters/standin/server.py": {"__enter__", "__exit__"},
 }

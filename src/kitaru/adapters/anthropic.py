@@ -73,7 +73,6 @@ _QUOTA_CODES: Final = frozenset(
 )  # fmt: skip
 
 
-
 def _rules_out(call: ModelCall) -> Mapping[Advisory, str]:
     """With a budget, a turn that calls tools has to begin with thinking until its answer is there (Claude docs,
     "Extended thinking", on tool use); what another model began does not."""
