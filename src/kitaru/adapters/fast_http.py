@@ -157,7 +157,8 @@ def _translated(error: Exception, deadline: asyncio.Timeout, body: _Body) -> htt
         case aiohttp.ConnectionTimeoutError() | aiohttp.ServerTimeoutError():
             return httpx.ConnectTimeout(said)
         case aiohttp.ClientConnectorError():
-            return httpx.ConnectError(said)
+            # It names its own setting for certificates, also where there are none.
+            return httpx.ConnectError(said.replace(" ssl:default", ""))
         case aiohttp.ServerDisconnectedError():
             return httpx.RemoteProtocolError("Server disconnected without sending a response.")
         case TimeoutError() if deadline.expired():
