@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 from pathlib import Path
 
@@ -29,13 +30,18 @@ async def cap(runtime: Runtime, pages: int | None) -> None:
     await store._alone(limit)
 
 
+def noise(size: int, seed: int = 0) -> bytes:
+    """Bytes that no store makes smaller, the same for a seed."""
+    return random.Random(seed).randbytes(size)
+
+
 async def test_a_full_store_surfaces_from_the_result_and_the_run_goes_on_when_there_is_space(runtime: Runtime) -> None:
     ran: list[int] = []
 
     @checkpoint
     async def fill(number: int) -> bytes:
         ran.append(number)
-        return bytes([number]) * 40_000
+        return noise(40_000, number)
 
     @flow
     async def filling() -> int:
@@ -62,7 +68,7 @@ async def test_a_full_store_surfaces_from_the_result_and_the_run_goes_on_when_th
 async def test_a_result_that_does_not_fit_any_more_is_told_not_waited_for(runtime: Runtime) -> None:
     @flow
     async def large() -> bytes:
-        return bytes(400_000)
+        return noise(400_000)
 
     await cap(runtime, 20)
     handle = await runtime.start(large.options(run_id="r"))
@@ -83,7 +89,7 @@ async def test_a_run_that_cannot_be_recorded_does_not_start(runtime: Runtime) ->
 
     await cap(runtime, 2)
     with pytest.raises(StoreFullError):
-        await runtime.start(quick, bytes(400_000))
+        await runtime.start(quick, noise(400_000))
     assert ran == []
 
 
@@ -92,7 +98,7 @@ async def test_flow_code_cannot_take_a_full_store_for_a_failed_step(runtime: Run
 
     @checkpoint
     async def fill() -> bytes:
-        return bytes(400_000)
+        return noise(400_000)
 
     @flow
     async def tolerant() -> str:
@@ -116,7 +122,7 @@ async def test_other_runs_go_on_when_one_does_not_fit(runtime: Runtime) -> None:
 
     @checkpoint
     async def fill(size: int) -> bytes:
-        return bytes(size)
+        return noise(size)
 
     @flow
     async def small() -> int:
@@ -136,7 +142,7 @@ async def test_other_runs_go_on_when_one_does_not_fit(runtime: Runtime) -> None:
 async def test_a_full_store_in_a_sync_flow_surfaces_too(runtime: Runtime) -> None:
     @checkpoint
     def fill() -> bytes:
-        return bytes(400_000)
+        return noise(400_000)
 
     @flow
     def plain() -> int:
@@ -154,7 +160,7 @@ async def test_a_full_store_in_a_sync_flow_surfaces_too(runtime: Runtime) -> Non
 async def test_a_full_store_in_a_child_leaves_its_parent_resumable(runtime: Runtime) -> None:
     @checkpoint
     async def fill() -> bytes:
-        return bytes(400_000)
+        return noise(400_000)
 
     @flow
     async def child() -> int:

@@ -178,6 +178,7 @@ class Transport:
         on_restart: Callable[[], None] | None = None,
         failed: int = 0,
         kept: Callable[[], Awaitable[None]] | None = None,
+        ready: Callable[[], Awaitable[None]] | None = None,
     ) -> Sent:
         """Send a call until it is answered, may not be tried again, or attempts or time are used up.
 
@@ -199,6 +200,8 @@ class Transport:
                 least one more is made.
             kept: Awaited before every attempt but the first, and before the wait that precedes it: what `record` was
                 told is to be on disk when the next request goes out.
+            ready: Awaited once, when the first request is built and before it is sent: what has to have happened by
+                then may go on meanwhile.
 
         Returns:
             The reply and how it came.
@@ -214,7 +217,11 @@ class Transport:
         job = _Job(call, endpoint, adapter, timeout, listener, self._clock(), stream=streaming)
         while True:
             exchange = Exchange()
-            outcome, attempt = await self._attempt(job, clients, exchange, record)
+            request = self._built(job)
+            if ready is not None:
+                await ready()
+                ready = None
+            outcome, attempt = await self._attempt(job, clients, request, exchange, record)
             job.attempts.append(attempt)
             if isinstance(outcome, Reply):
                 return self._sent(job, outcome, attempt, record)
@@ -292,11 +299,11 @@ class Transport:
         self,
         job: _Job,
         clients: Clients | None,
+        request: httpx.Request,
         exchange: Exchange,
         record: Callable[[Attempt, float | None], None] | None,
     ) -> tuple[Reply | ModelError, Attempt]:
         """Make one attempt. What ends it and is no outcome of a call, such as a cancellation, is recorded here."""
-        request = self._built(job)
         job.listener.restart()
         at, begun = self._now(), self._clock()
 

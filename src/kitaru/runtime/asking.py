@@ -223,6 +223,7 @@ class Asking:
                 timeout=self._time_left(),
                 record=record,
                 failed=before,
+                ready=self._announced,
                 kept=self._kept,
             )
         except AnswerError as error:
@@ -231,6 +232,12 @@ class Asking:
             if reply is None or not self._whole:
                 raise
             return Sent(reply, (), time.monotonic() - self._begun, reply.warnings)
+
+    async def _announced(self) -> None:
+        """Wait until the log says that the call is made: only then may anything be sent."""
+        announcement, self._flight.announcement = self._flight.announcement, None
+        if announcement is not None:
+            await announcement
 
     def _read(self, fitted: Fitted, reply: ModelReply) -> object:
         if self._whole:

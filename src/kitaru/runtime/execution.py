@@ -138,7 +138,7 @@ class Execution:
         work = call.work
         if work.kind == "save":
             self.saved[call.inputs.args[0]] = outcome
-        value = work.decode_outcome(outcome)
+        value = work.value_of(outcome, record.event)
         call.settle(value)
         return value
 
@@ -262,10 +262,16 @@ class Execution:
         self, events: list[Any], artifacts: dict[bytes, bytes] | None = None, *, forget: bool = False
     ) -> None:
         """Append, and return when it is on disk. Cancelling the wait does not undo it."""
+        await self.append_soon(events, artifacts, forget=forget)
+
+    def append_soon(
+        self, events: list[Any], artifacts: dict[bytes, bytes] | None = None, *, forget: bool = False
+    ) -> asyncio.Future[None]:
+        """Append, and return what is done when it is on disk."""
         waiter = Waiter("", None, self.host.loop.create_future(), "durable")
         waiter.execution = self
         self.append(events, artifacts=artifacts, context=waiter, forget=forget)
-        await waiter.future
+        return waiter.future
 
     def artifacts_of(self, flight: Flight) -> dict[bytes, bytes]:
         """The artifacts that a flight's own events name."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Flight:
     """One boundary while it runs live."""
 
-    __slots__ = ("announced", "attempt", "call", "code", "data", "execution", "fingerprint", "inputs", "key", "known",
-                 "order", "party", "record", "result", "started", "thread")  # fmt: skip
+    __slots__ = ("announced", "announcement", "attempt", "call", "code", "data", "execution", "fingerprint", "inputs",
+                 "key", "known", "order", "party", "record", "result", "started", "thread")  # fmt: skip
 
     def __init__(self, execution: Execution, call: Call[Any], order: int, party: object) -> None:
         self.execution = execution
@@ -32,6 +32,8 @@ class Flight:
         self.started = time.time()
         self.attempt = 0
         self.announced = False
+        self.announcement: asyncio.Future[None] | None = None
+        """Done when the start is on disk, where the work has not waited for that yet."""
         self.code = call.work.version(execution)
         self.fingerprint = call.inputs.fingerprint
         self.data: bytes = call.inputs.data or b""

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from kitaru.errors import AmbiguousError, DecodeError, KitaruError, NotFoundError
+from kitaru.runtime.answered import response_of
 from kitaru.runtime.conversation import unchained
 from kitaru.runtime.costs import paid, total
 from kitaru.runtime.keys import name_of
-from kitaru.runtime.shown import Failure, displayed, failure_of, traceback_of
+from kitaru.runtime.packed import needs_outcome
+from kitaru.runtime.shown import Failure, displayed, failure_of, outcome_shown, traceback_of
 from kitaru.store import codec
 from kitaru.store.events import (
     FINISHED,
@@ -234,9 +236,9 @@ async def step(runtime: Runtime, run: str, selector: str) -> StepView:
         if isinstance(event, LlmRequested | LlmCompleted) or event.kind == "llm":
             seen.messages, seen.settings = await _conversation(runtime, event.inputs)
         if isinstance(event, StepCompleted | LlmCompleted):
-            seen.outcome = await displayed(runtime, event.outcome)
+            seen.outcome = await outcome_shown(runtime, event)
         if isinstance(event, LlmCompleted):
-            seen.response = await _response(runtime, event.response)
+            seen.response = await _response(runtime, event)
             seen.attempts = event.llm.attempts
         if isinstance(event, StepFailed):
             failures.append(await failure_of(runtime, event.error))
@@ -453,10 +455,11 @@ async def _conversation(runtime: Runtime, blob: Blob) -> tuple[list[dict[str, An
     return [dict(message) for message in messages], settings
 
 
-async def _response(runtime: Runtime, blob: Blob) -> object:
+async def _response(runtime: Runtime, event: LlmCompleted) -> object:
     try:
-        data = await runtime.value(blob)
-        return msgspec.json.decode(data)
+        response = await runtime.value(event.response)
+        outcome = await runtime.value(event.outcome) if needs_outcome(response) else b""
+        return msgspec.json.decode(response_of(event, response, outcome))
     except (KitaruError, msgspec.DecodeError):
         return None
 

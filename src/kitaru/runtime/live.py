@@ -52,9 +52,8 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
     try:
         try:
             data = await _attempts(execution, flight)
-            outcome = data
-            if len(data) > INLINE_LIMIT:
-                outcome, more = blob_of(data)
+            outcome, more = blob_of(data)
+            if more:
                 artifacts = {**artifacts, **more} if artifacts else more
             event = work.completed_event(flight, time.time(), outcome)
             if flight.result is not None:
@@ -83,7 +82,7 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
         raise execution.failed_with(data, call) from (None if was_masked else error)
     if work.kind == "save":
         execution.saved[call.inputs.args[0]] = outcome
-    return work.decode_outcome(data)
+    return work.value_of(data, event)
 
 
 async def _attempts(execution: Execution, flight: Flight) -> bytes:
@@ -96,7 +95,11 @@ async def _attempts(execution: Execution, flight: Flight) -> bytes:
             named = work.artifacts(flight)
             for content in named.values():
                 execution.secrets.check(content, f"{work.name}(): inputs")
-            await execution.append_durably([event], {**execution.artifacts_of(flight), **named})
+            announcement = execution.append_soon([event], {**execution.artifacts_of(flight), **named})
+            if work.prepares:
+                flight.announcement = announcement
+            else:
+                await announcement
         try:
             value = await work.perform(flight)
             while True:
@@ -125,7 +128,7 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
     if known is not None:
         known.claimed = True
         if known.state == "completed":
-            return call.work.decode_outcome(await execution.bytes_of(known.outcome))
+            return call.work.value_of(await execution.bytes_of(known.outcome), known.event)
         if isinstance(known.event, StepFailed):
             raise execution.failed_with(await execution.bytes_of(known.event.error), call)
     if call.work.effects and execution.rules.replaying:
@@ -133,7 +136,7 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
         if effect is not None:
             if isinstance(effect.event, StepFailed):
                 raise execution.failed_with(await execution.bytes_of(effect.event.error), call)
-            return call.work.decode_outcome(await execution.bytes_of(effect.outcome))
+            return call.work.value_of(await execution.bytes_of(effect.outcome), effect.event)
     execution.order += 1
     flight = Flight(execution, call, execution.order, call.party)
     flight.inputs, artifacts = blob_of(flight.data)
@@ -161,7 +164,7 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
             execution.saved[call.inputs.args[0]] = outcome
     finally:
         del execution.flights[call.key]
-    return call.work.decode_outcome(data)
+    return call.work.value_of(data, event)
 
 
 def _effect_inside(execution: Execution, call: Call[Any], inside: Flight) -> Record | None:

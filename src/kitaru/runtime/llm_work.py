@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
 import msgspec
 
+from kitaru.runtime.answered import as_recorded, reply_of, said_in
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.call import Call, current_place
-from kitaru.runtime.conversation import Message, Nodes, chained, normalised, public_message
+from kitaru.runtime.conversation import Message, Nodes, chained, normalised
 from kitaru.runtime.handle import outermost
+from kitaru.runtime.packed import pack
 from kitaru.runtime.question import Sending, Settings
-from kitaru.runtime.reply import Reply, ToolCall
+from kitaru.runtime.reply import Reply
 from kitaru.runtime.threads import wait_for
 from kitaru.runtime.work import Inputs, Work, make_call, stand_in
 from kitaru.store import codec
-from kitaru.store.events import Blob, BoundaryEvent, Kind, LlmCompleted, LlmRequested, Ref
+from kitaru.store.artifacts import node
+from kitaru.store.events import Blob, BoundaryEvent, Kind, LlmCompleted, LlmRecord, LlmRequested, Ref
 
 if TYPE_CHECKING:
     import types
 
     from kitaru.runtime.answers import Form
     from kitaru.runtime.asked import Asked
-    from kitaru.runtime.asking import Answer
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.flight import Flight
 
@@ -35,11 +36,19 @@ SHORT_PROMPT: Final = 1024
 """Bytes up to which a conversation stands in the event's inputs; a longer one is a chain of artifacts."""
 
 
+class Performed(msgspec.Struct, frozen=True):
+    """What is recorded of an answer beside its outcome: the body that arrived, packed, and the call's record."""
+
+    response: bytes
+    record: LlmRecord
+
+
 class LlmWork(Work):
     """One model call, as the engine sees it."""
 
     kind: ClassVar[Kind] = "llm"
     announced = True
+    prepares = True
 
     def __init__(
         self,
@@ -110,11 +119,31 @@ class LlmWork(Work):
 
         asking = Asking(flight, self.asked(flight.execution), self._sending, self._form, whole=self._settings.whole)
         answer = await asking.answer()
-        flight.result = answer
-        return _reply(answer) if self._settings.whole else answer.value
+        value: Any = answer.value
+        record = answer.record
+        if self._settings.whole:
+            value, record = as_recorded(answer.sent.reply, record)
+            beside = codec.encode({"reasoning": record.reasoning, "refusal": record.refusal})
+            flight.execution.secrets.check(beside, f"{self.name}() returned what cannot be recorded: value")
+        in_outcome = record.whole or (self._form is None and not self._settings.whole)
+        flight.result = Performed(
+            pack(answer.sent.reply.raw, said_in(value, record) if in_outcome else None),
+            record,
+        )
+        return value
+
+    def encode_outcome(self, value: object) -> bytes:
+        data = super().encode_outcome(value)
+        # As the conversation's next turn will have it: what is appended to it then is in the store already.
+        return node([self._head], data) if self._head and self._settings.whole and isinstance(value, dict) else data
 
     def decode_outcome(self, data: bytes) -> object:
         return self._decoder()(data)
+
+    def value_of(self, data: bytes, event: BoundaryEvent) -> object:
+        if isinstance(event, LlmCompleted) and event.llm.whole:
+            return reply_of(data, event.llm)
+        return self.decode_outcome(data)
 
     def overridden(self, data: bytes) -> object:
         value = codec.decoder()(data)
@@ -157,16 +186,17 @@ class LlmWork(Work):
         )  # fmt: skip
 
     def completed_event(self, flight: Flight, at: float, outcome: Blob) -> BoundaryEvent:
-        answer: Any = flight.result
-        response, _ = blob_of(answer.sent.reply.raw)
+        performed: Any = flight.result
+        if isinstance(outcome, Ref) and performed.record.whole and self._head:
+            flight.execution.named.add(outcome.digest)
         return LlmCompleted(
             1, at, flight.key, "llm", flight.fingerprint, flight.code, flight.inputs, flight.order, flight.attempt,
-            flight.started, outcome, response, answer.record,
+            flight.started, outcome, blob_of(performed.response)[0], performed.record,
         )  # fmt: skip
 
     def outcome_artifacts(self, flight: Flight) -> dict[bytes, bytes]:
-        answer: Any = flight.result
-        return blob_of(answer.sent.reply.raw)[1] if answer is not None else {}
+        performed: Any = flight.result
+        return blob_of(performed.response)[1] if performed is not None else {}
 
     def again(self, frame: types.FrameType) -> Call[Any]:
         """The same call, made in the flow that this code stands in."""
@@ -187,25 +217,6 @@ def _fingerprint(value: object) -> bytes:
 _SORTED: Final = msgspec.msgpack.Encoder(order="sorted")
 _TEXT: Final = codec.decoder(str)
 _WHOLE: Final = codec.decoder(Reply)
-
-
-def _reply(answer: Answer) -> Reply:
-    reply, record = answer.sent.reply, answer.record
-    return Reply(
-        text=reply.text,
-        message=public_message(reply.message),
-        finish=reply.finish,
-        usage=record.usage,
-        model=reply.model,
-        provider=record.provider,
-        request_id=reply.request_id,
-        latency=record.latency,
-        cost=Decimal(record.cost) if record.cost else None,
-        warnings=record.warnings,
-        tool_calls=tuple(ToolCall(call.id, call.name, call.arguments) for call in reply.tool_calls),
-        reasoning=reply.reasoning,
-        refusal=reply.refusal,
-    )
 
 
 async def one_call(work: LlmWork) -> object:

@@ -59,7 +59,7 @@ async def take(
             raise
         if record.state == "failed":
             raise execution.failed_with(data, call)
-        return work.decode_outcome(data)
+        return work.value_of(data, record.event)
     return await _refused(execution, call, record, decision, party)
 
 

@@ -1,4 +1,4 @@
-"""A model's whole answer, as flows see it and as the log keeps it."""
+"""A model's whole answer, as flows see it."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import msgspec
 
 from kitaru.errors import KitaruError, NotFoundError
 from kitaru.runtime import history as histories
+from kitaru.runtime.answered import outcome_of
 from kitaru.runtime.costs import by_boundary, paid
 from kitaru.runtime.difference import differences
 from kitaru.runtime.flow import child_id
@@ -246,6 +247,8 @@ class _Compared:
         if isinstance(record.event, StepFailed):
             # Tracebacks of one failure differ with every line that is edited above it.
             return codec.describe_exception(await self._runtime.value(record.event.error))
+        if isinstance(record.event, LlmCompleted) and record.event.llm.whole:
+            return outcome_of(await self._runtime.value(record.outcome))
         return record.outcome if record.state == "completed" else None
 
     async def _shown(self, blob: Blob) -> object:

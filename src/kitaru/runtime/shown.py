@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from kitaru.errors import KitaruError
+from kitaru.runtime.answered import reply_of
 from kitaru.store import codec
-from kitaru.store.events import Blob
+from kitaru.store.events import Blob, LlmCompleted, StepCompleted
 
 if TYPE_CHECKING:
     from kitaru.runtime.runtime import Runtime
@@ -38,6 +39,16 @@ async def displayed(runtime: Runtime, blob: Blob) -> object:
         return None
     try:
         return codec.display(await runtime.value(blob))
+    except KitaruError as error:
+        return {"unreadable": error.message}
+
+
+async def outcome_shown(runtime: Runtime, event: StepCompleted | LlmCompleted) -> object:
+    """What a boundary gave, as JSON shows it."""
+    if not isinstance(event, LlmCompleted) or not event.llm.whole:
+        return await displayed(runtime, event.outcome)
+    try:
+        return codec.display(codec.encode(reply_of(await runtime.value(event.outcome), event.llm)))
     except KitaruError as error:
         return {"unreadable": error.message}
 

@@ -80,6 +80,8 @@ class Work:
     kind: ClassVar[Kind] = "step"
     announced: bool = False
     """Whether its start is committed before it runs: it may be billed, or change the world."""
+    prepares: bool = False
+    """Whether it has something to do before that matters, and waits for `flight.announcement` by itself."""
     effects: bool = False
     anew: bool = False
     """Whether a replay does it again whatever the source holds: it costs nothing, and its inputs do not tell all."""
@@ -113,6 +115,11 @@ class Work:
     def decode_outcome(self, data: bytes) -> object:
         """The value that the flow sees, on the first run as on every other."""
         return codec.decoder()(data)
+
+    def value_of(self, data: bytes, event: BoundaryEvent) -> object:
+        """As `decode_outcome`, for an outcome of which the event that holds or names it says a part."""
+        del event
+        return self.decode_outcome(data)
 
     def overridden(self, data: bytes) -> object:
         """The value that a replay was told, in place of an outcome."""

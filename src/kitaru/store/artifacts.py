@@ -39,11 +39,16 @@ def node(names: Sequence[bytes], body: bytes = b"") -> bytes:
 
 def read_node(data: bytes) -> tuple[tuple[bytes, ...], bytes] | None:
     """The digests that a node names and its body, or None when the artifact is a plain value."""
-    if not data.startswith(_MARK):
+    if not is_node(data):
         return None
     start = len(_MARK) + 1
     end = start + data[start - 1] * DIGEST_SIZE
     return tuple(data[at : at + DIGEST_SIZE] for at in range(start, end, DIGEST_SIZE)), data[end:]
+
+
+def is_node(data: bytes) -> bool:
+    """Whether an artifact names others."""
+    return data.startswith(_MARK)
 
 
 def named_by(event: AnyEvent) -> list[bytes]:

@@ -36,6 +36,7 @@ from kitaru.store.events import (
     Status,
 )
 from kitaru.store.names import valid_run_id
+from kitaru.store.pressed import content_of, pressed
 from kitaru.store.protocol import Append, Held, Recorded, Sink, Turn
 
 encode_event: Final = msgspec.msgpack.Encoder().encode
@@ -290,8 +291,8 @@ class Transaction:
         self.bytes += sum(map(len, given.values()))
 
     def _read(self, digest: bytes) -> bytes | None:
-        row = self.connection.execute("SELECT data FROM artifacts WHERE digest = ?", (digest,)).fetchone()
-        return None if row is None else bytes(row[0])
+        row = self.connection.execute("SELECT data, compressed FROM artifacts WHERE digest = ?", (digest,)).fetchone()
+        return None if row is None else content_of(*row)
 
     def _known_to(self, no: int) -> Callable[[bytes], bool]:
         def known(digest: bytes) -> bool:
@@ -342,7 +343,10 @@ class Transaction:
         spread(db, _insert_runs, 9, runs)
         spread(db, _insert_named, 6, self._names)
         spread(db, _insert_events, 5, self._events)
-        spread(db, _insert_artifacts, 2, [part for pair in self._artifacts.items() for part in pair])
+        stored: list[object] = [
+            part for digest, content in self._artifacts.items() for part in (digest, *pressed(content))
+        ]
+        spread(db, _insert_artifacts, 3, stored)
         spread(db, _insert_refs, 2, self._refs)
         spread(db, _change_runs, 4, changes)
         spread(db, _insert_owned, 2, owned)
@@ -435,7 +439,7 @@ def _insert_named(rows: int) -> str:
 
 @cache
 def _insert_artifacts(rows: int) -> str:
-    return f"INSERT OR IGNORE INTO artifacts (digest, data) VALUES {_values(2, rows)}"
+    return f"INSERT OR IGNORE INTO artifacts (digest, data, compressed) VALUES {_values(3, rows)}"
 
 
 @cache

@@ -95,7 +95,8 @@ class LlmRecord(msgspec.Struct, frozen=True, array_like=True):
     `model` is the `provider/model` that answered, `alias` the name that the call used, where it was one. `cost` is USD
     as a decimal number, empty where it is not known, of the answer alone; `prices` the unit prices that it was
     computed from (JSON), `price_version` their table's. `json_mode` says how JSON was asked for, `via` that a gateway
-    was called. `trail` names the models that were asked before, each with the reason why it did not answer.
+    was called. `trail` names the models that were asked before, each with the reason why it did not answer. `whole`:
+    the outcome is the message of a whole reply alone, and `reasoning` and `refusal` are that reply's.
     """
 
     provider: str
@@ -119,6 +120,9 @@ class LlmRecord(msgspec.Struct, frozen=True, array_like=True):
     streamed: bool = False
     via: str = ""
     trail: tuple[tuple[str, str], ...] = ()
+    reasoning: str = ""
+    refusal: str | None = None
+    whole: bool = False
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True):

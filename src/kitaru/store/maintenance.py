@@ -24,6 +24,7 @@ from kitaru.store.events import (
     RunStarted,
 )
 from kitaru.store.failures import corrupt
+from kitaru.store.pressed import content_of
 from kitaru.store.protocol import Head, Problem, Pruned
 
 
@@ -148,8 +149,8 @@ def _artifact_fault(connection: sqlite3.Connection, root: bytes, known: dict[byt
 
 
 def _stored(connection: sqlite3.Connection, digest: bytes) -> bytes | None:
-    row = connection.execute("SELECT data FROM artifacts WHERE digest = ?", (digest,)).fetchone()
-    return None if row is None else bytes(row[0])
+    row = connection.execute("SELECT data, compressed FROM artifacts WHERE digest = ?", (digest,)).fetchone()
+    return None if row is None else content_of(*row)
 
 
 class _Projected:

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final, cast
 
 from kitaru.errors import AmbiguousError, NotFoundError, RunError
 from kitaru.store.events import FINISHED, HELD, Status
 from kitaru.store.owners import COLUMNS, Health, OwnerRow
+from kitaru.store.pressed import content_of
 from kitaru.store.protocol import Head, RunRow
 from kitaru.store.readers import Readers, Value
 from kitaru.store.writer import Writer
 
 _SHOWN: Final = 10
+_LARGE: Final = 256 << 10
+"""Bytes whose decompression would keep the loop."""
 _RUN: Final = (
     "SELECT id, flow, status, created, updated, epoch, seq, owner, parent, origin, note FROM runs "
     "JOIN heads ON heads.run = no LEFT JOIN owned ON owned.run = no"
@@ -33,10 +37,13 @@ async def events(readers: Readers, run: str, after: int, limit: int | None) -> l
 
 async def artifact(readers: Readers, digest: bytes) -> bytes:
     """An artifact's content, unchecked."""
-    rows = await readers.fetch("SELECT data FROM artifacts WHERE digest = ?", (digest,))
+    rows = await readers.fetch("SELECT data, compressed FROM artifacts WHERE digest = ?", (digest,))
     if not rows:
         raise NotFoundError(f"there is no artifact {digest.hex()}")
-    return cast("bytes", rows[0][0])
+    data, compressed = cast("tuple[bytes, int]", rows[0])
+    if len(data) > _LARGE:
+        return await asyncio.to_thread(content_of, data, compressed)
+    return content_of(data, compressed)
 
 
 async def living(readers: Readers, writer: Writer) -> set[int]:

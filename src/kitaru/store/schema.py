@@ -39,12 +39,13 @@ _SECRETS: Final = (
 )
 
 
-def _add_secrets(connection: sqlite3.Connection) -> None:
+def _to_second(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE artifacts ADD COLUMN compressed INTEGER NOT NULL DEFAULT 0")
     for statement in _SECRETS:
         connection.execute(statement)
 
 
-MIGRATIONS: Final[Mapping[int, Migration]] = {1: _add_secrets}
+MIGRATIONS: Final[Mapping[int, Migration]] = {1: _to_second}
 """By the version a migration starts from; it leads to the next one, inside the caller's transaction."""
 
 _PROJECTIONS: Final = (
@@ -66,7 +67,11 @@ _TABLES: Final = (
         digest BLOB NOT NULL, name TEXT
     ) STRICT""",
     "CREATE UNIQUE INDEX events_run_seq ON events (run, seq)",
-    "CREATE TABLE artifacts (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, data BLOB NOT NULL) STRICT",
+    # As SQLite words it where the migration adds the last column.
+    (
+        "CREATE TABLE artifacts (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, data BLOB NOT NULL, "
+        "compressed INTEGER NOT NULL DEFAULT 0) STRICT"
+    ),
     """CREATE TABLE owners (
         no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, pid INTEGER NOT NULL, boot TEXT NOT NULL, beat REAL NOT NULL,
         lease REAL NOT NULL
