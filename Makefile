@@ -24,7 +24,7 @@ test: lint ## lint, types, import arrows and every test
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
 
 laws: $(STAMP) ## the promises of the log and of replay over every generated case (takes long)
-	@KITARU_LAWS=all $(BIN)/python -m pytest -q -m laws $(PYTEST_ARGS)
+	@KITARU_LAWS=all $(BIN)/python -m pytest -q -m 'laws or hypothesis' $(PYTEST_ARGS)
 	@$(BIN)/python -W ignore::RuntimeWarning -m tests.runtime.laws.run $(LAWS_ARGS)
 
 bench: $(STAMP) ## the benchmarks: a table, and JSON in benchmarks/results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from blockbuster import BlockBuster
+from hypothesis import settings
 
 from kitaru.adapters.standin import StandInServer
 from kitaru.runtime import default
@@ -20,6 +22,19 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     # The tests' shared modules are imported as `tests.runtime...`.
     sys.path.insert(0, str(ROOT))
+
+
+def pytest_configure() -> None:
+    """Draw as many generated cases as are asked for."""
+    from tests.cases import PROFILE
+
+    settings.load_profile(PROFILE)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector leave alone what is there for good: the SDKs' classes and the tests themselves."""
+    gc.collect()
+    gc.freeze()
 
 
 FOREIGN = ("_API_KEY", "_BASE_URL", "_API_BASE", "_PROXY", "_proxy")

@@ -50,6 +50,7 @@ def test_each_part_names_what_others_may_use(part: str) -> None:
 
 
 def test_imports_follow_the_arrows() -> None:
+    pytest.importorskip("importlinter", reason="import-linter comes with the extra `dev`")
     code = "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-cache'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kitaru.adapters import Delta, Endpoint, Message, ModelCall, Reply, ToolCall, Usage, adapter
 from kitaru.errors import ModelConnectionError, ModelError, ProviderError
 from tests.adapters.sdk.chat_cases import events
+from tests.cases import cases
 
 HEADERS = {"x-request-id": "req-7", "content-type": "text/event-stream"}
 
@@ -349,7 +350,7 @@ def mutated(draw: st.DrawFn, value: Any) -> Any:
 SAMPLES = [(name, [chunk(delta) for delta in deltas]) for name, deltas, _ in MESSAGES] + [("groq", ORDINARY)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 @given(st.data())
 def test_any_odd_stream_gives_a_reply_or_a_model_error(data: st.DataObject) -> None:
     name, chunks = data.draw(st.sampled_from(SAMPLES))
@@ -369,7 +370,7 @@ def test_any_odd_stream_gives_a_reply_or_a_model_error(data: st.DataObject) -> N
         assert isinstance(reply.text, str)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150), deadline=None)
 @given(st.data())
 def test_any_odd_completion_gives_a_reply_or_a_model_error(data: st.DataObject) -> None:
     name, _, message = data.draw(st.sampled_from(MESSAGES))

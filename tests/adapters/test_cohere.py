@@ -23,6 +23,7 @@ from kitaru.errors import (
     UsageError,
 )
 from tests.adapters.damage import bodies, cuts, one_changed, outcome, told, torn
+from tests.cases import cases
 
 HEADERS = {"content-type": "application/json", "x-debug-trace-id": "trace-9"}
 WEATHER = Tool("weather", "Of a city", {"type": "object", "properties": {"city": {"type": "string"}}})
@@ -460,7 +461,7 @@ def test_a_piece_of_a_call_that_never_began_is_refused() -> None:
 # Whatever arrives
 
 
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 @given(bodies(WHOLE))
 def test_a_malformed_answer_is_a_model_error(body: bytes) -> None:
     assert told(outcome(lambda: parse(body)), "cohere", 200)
@@ -471,7 +472,7 @@ def test_a_malformed_error_is_a_model_error(body: bytes, status: int) -> None:
     assert told(outcome(lambda: parse(body, status)), "cohere", status)
 
 
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 @given(st.data())
 def test_a_malformed_stream_is_a_model_error(data: st.DataObject) -> None:
     payloads = data.draw(one_changed(list(STREAMED[3:])))

@@ -23,6 +23,7 @@ from kitaru.adapters.providers import adapter, split_model
 from kitaru.adapters.reply import Delta, Reply, Usage, require_finished
 from kitaru.errors import ModelConnectionError, ProviderError
 from tests.adapters.damage import VALUES, bodies, cuts, outcome, told, torn
+from tests.cases import cases
 
 WEATHER = Tool(
     "weather",
@@ -276,14 +277,14 @@ def test_any_schema_gives_some_value(schema: object) -> None:
 # Whatever arrives
 
 
-@settings(max_examples=150)
+@settings(max_examples=cases(150))
 @given(bodies({"text": "a", "calls": [{"name": "f", "arguments": "{}"}], "finish": "stop", "usage": {"input": 1}}))
 def test_a_malformed_answer_is_a_model_error(body: bytes) -> None:
     headers = {"x-request-id": "req-9"}
     assert told(outcome(lambda: ADAPTER.parse_response(call(), 200, headers, body)), "test", 200)
 
 
-@settings(max_examples=150)
+@settings(max_examples=cases(150))
 @given(torn(b'{"text":"a "}\n{"calls":[{"name":"f","arguments":"{}"}]}\n{"done":true}\n') | st.binary(max_size=40))
 def test_a_malformed_stream_is_a_model_error(body: bytes) -> None:
     parser = ADAPTER.parse_stream(call(), 200, {"x-request-id": "req-9"})

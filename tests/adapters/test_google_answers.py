@@ -19,6 +19,7 @@ from kitaru.errors import (
     ProviderError,
 )
 from tests.adapters.damage import bodies, cuts, one_changed, outcome, told, torn
+from tests.cases import cases
 
 MODEL = "gemini-3-flash"
 HEADERS = {"content-type": "application/json", "x-request-id": "req-9"}
@@ -344,19 +345,19 @@ def test_a_long_stream_takes_linear_time() -> None:
 # Whatever arrives
 
 
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 @given(bodies(WHOLE))
 def test_a_malformed_answer_is_a_model_error(body: bytes) -> None:
     assert told(outcome(lambda: parse(body)), "google", 200)
 
 
-@settings(max_examples=150)
+@settings(max_examples=cases(150))
 @given(bodies(quota("PerDay")), st.sampled_from([400, 403, 429, 500, 302]))
 def test_a_malformed_error_is_a_model_error(body: bytes, status: int) -> None:
     assert told(outcome(lambda: parse(body, status)), "google", status)
 
 
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 @given(st.data())
 def test_a_malformed_stream_is_a_model_error(data: st.DataObject) -> None:
     payloads = data.draw(one_changed(list(STREAMED[2:])))

@@ -18,6 +18,7 @@ from kitaru.adapters.reply import Delta, Reply, Usage
 from kitaru.adapters.secret import SecretStr
 from kitaru.errors import ModelConnectionError, ProviderError, UnsupportedError, UsageError
 from tests.adapters.damage import bodies, cuts, one_changed, outcome, told, torn
+from tests.cases import cases
 
 HEADERS = {"content-type": "application/json", "x-request-id": "req-9"}
 
@@ -397,7 +398,7 @@ def test_an_error_line_is_found(end: bytes) -> None:
 # Whatever arrives
 
 
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 @given(bodies(WHOLE))
 def test_a_malformed_answer_is_a_model_error(body: bytes) -> None:
     assert told(outcome(lambda: parse(body)), "ollama", 200)
@@ -408,7 +409,7 @@ def test_a_malformed_error_is_a_model_error(body: bytes, status: int) -> None:
     assert told(outcome(lambda: parse(body, status)), "ollama", status)
 
 
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 @given(st.data())
 def test_a_malformed_stream_is_a_model_error(data: st.DataObject) -> None:
     payloads = data.draw(one_changed(list(STREAMED)))
@@ -416,7 +417,7 @@ def test_a_malformed_stream_is_a_model_error(data: st.DataObject) -> None:
     assert told(outcome(lambda: stream(whole)[1]), "ollama", 200)
 
 
-@settings(max_examples=200)
+@settings(max_examples=cases(200))
 @given(st.text(max_size=30) | st.from_regex(r"(https?://)?[a-z0-9.:\[\]]{0,12}(:\d{0,6})?(/[a-z]*)?", fullmatch=True))
 def test_any_text_as_host_is_an_address_or_refused(host: str) -> None:
     with contextlib.suppress(UsageError):

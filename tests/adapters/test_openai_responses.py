@@ -24,6 +24,7 @@ from kitaru.errors import (
     UsageError,
 )
 from tests.adapters.damage import bodies, changed, cuts, torn
+from tests.cases import cases
 
 MODEL = "gpt-5-nano"
 HEADERS = {"content-type": "application/json", "x-request-id": "req_9"}
@@ -747,32 +748,32 @@ def survived(read: Any, status: int = 200) -> None:
     assert "openai-responses" in str(error)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(300), deadline=None)
 @given(bodies(EVERYTHING))
 def test_no_body_raises_anything_but_a_model_error(body: bytes) -> None:
     survived(lambda: parse(body))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100), deadline=None)
 @given(bodies(FAULT), st.sampled_from([400, 401, 403, 404, 413, 429, 500, 503, 302]))
 def test_no_error_raises_anything_but_a_model_error(body: bytes, status: int) -> None:
     survived(lambda: parse(body, status), status)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(300), deadline=None)
 @given(changed(pieces(EVERYTHING)))
 def test_no_stream_raises_anything_but_a_model_error(found: Any) -> None:
     payloads = found if isinstance(found, list) else [found]
     survived(lambda: stream(b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in payloads))[1])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100), deadline=None)
 @given(torn(events(*pieces(EVERYTHING))))
 def test_no_torn_stream_raises_anything_but_a_model_error(data: bytes) -> None:
     survived(lambda: stream(data)[1])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100), deadline=None)
 @given(cuts(events(*pieces(answer(REASONING, said("Grüße 👋"), CALLED)))))
 def test_where_a_stream_is_cut_makes_no_difference(parts: list[bytes]) -> None:
     deltas, reply = stream(b"".join(parts))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kitaru.adapters import Usage, provider
 from kitaru.adapters.prices import Cost, cost_of, list_price, version
 from tests.adapters import generate_prices
+from tests.cases import cases
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 USAGE = Usage(input=1000, output=200, cached_input=300, cache_write=100, reasoning=50, searches=2)
@@ -98,7 +99,7 @@ counts = st.none() | st.integers(0, 5000)
         cache_write_1h=counts, input_audio=counts, cached_audio=counts, output_audio=counts, searches=counts,
     ),
 )  # fmt: skip
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(300), deadline=None)
 def test_any_usage_costs_what_the_original_says_or_nothing_is_said(entry: tuple[Any, Any], usage: Usage) -> None:
     owner, model = entry
     found = owner.find_model(model.id, all_providers=providers)

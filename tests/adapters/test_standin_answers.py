@@ -15,6 +15,7 @@ from kitaru.adapters.standin.asked import Ask, Object, Offer, Result
 from kitaru.adapters.standin.deciding import Answer, decide, sealed, unsealed
 from kitaru.adapters.standin.samples import sample
 from kitaru.errors import UsageError
+from tests.cases import cases
 
 WEATHER = Offer("get_weather", {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})
 TIME = Offer("get_time", {"type": "object", "properties": {}})
@@ -151,7 +152,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=cases(200), deadline=None)
 def test_a_sample_is_made_of_any_schema(schema: object) -> None:
     json.dumps(sample({"properties": {"a": schema}, "$defs": {"x": schema}}, ["w"]))
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kitaru.adapters.standin import Options, StandInServer
+from tests.cases import cases
 
 PATHS = {
     "openai": "/chat/completions",
@@ -412,7 +413,7 @@ def places(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[st
 
 
 @given(data=st.data(), chosen=st.sampled_from(range(len(BODIES))), odd=ODD)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(300), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_body_of_any_shape_is_answered_or_refused(
     data: st.DataObject, chosen: int, odd: object, server: StandInServer, http: httpx.Client
 ) -> None:

@@ -107,6 +107,14 @@ async def test_every_way_to_run_a_coroutine_takes_a_call(runtime: Runtime, way: 
     assert await keys_of(runtime, "r", StepCompleted) == ["double"]
 
 
+async def test_a_task_that_runs_a_call_can_be_shown() -> None:
+    task = asyncio.create_task(double(2))
+    shown = repr(task)
+    await task
+    assert shown.startswith("<Task pending")
+    assert repr(task).startswith("<Task finished")
+
+
 def test_asyncio_run_takes_the_call_of_a_flow() -> None:
     @flow
     async def quick(number: int) -> int:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kitaru.store.codec import canonical, content_digest, fingerprint
+from tests.cases import cases
 
 SCRIPT = """
 import collections, enum
@@ -129,7 +130,7 @@ def _reversed(value: Any) -> Any:
 
 
 @given(plain)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100), deadline=None)
 def test_the_order_of_maps_never_counts(value: object) -> None:
     assert canonical(_reversed(value)) == canonical(value)
 

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from kitaru.errors import UsageError
 from kitaru.store.codec import display, encode, from_json
+from tests.cases import cases
 
 
 class Color(enum.Enum):
@@ -108,13 +109,13 @@ def test_showing_needs_no_class() -> None:
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=cases(200), deadline=None)
 def test_showing_never_fails(data: bytes) -> None:
     json.dumps(display(data), allow_nan=False)
 
 
 @given(st.integers(0, 127), st.binary(max_size=20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=cases(200), deadline=None)
 def test_showing_a_damaged_part_never_fails(code: int, payload: bytes) -> None:
     json.dumps(display(msgspec.msgpack.encode([msgspec.msgpack.Ext(code, payload)])), allow_nan=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import warnings
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from types import CodeType, FrameType, TracebackType
@@ -233,6 +234,9 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
         return format(self._plain(), spec)
 
     def __bool__(self) -> bool:
+        # Since Python 3.12 the repr of a task asks its coroutine, which this is; a repr must not fail.
+        if sys._getframe(1).f_globals.get("__name__") == "asyncio.base_tasks":
+            return True
         return bool(self._plain())
 
     def __iter__(self) -> Iterator[Any]:
