@@ -48,7 +48,7 @@ async def _replayed(file: Path) -> Figures:
     from kitaru.runtime import history as histories
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.host import Host
-    from kitaru.runtime.private import RunSecrets
+    from kitaru.runtime.secrets.private import RunSecrets
     from kitaru.runtime.unrecorded import UnrecordedStore
 
     rates, holds = [], []

@@ -96,21 +96,21 @@ MAY_BLOCK = {
     "kitaru/store/owners.py": {"boot_id"},
     # Where a flow's source lies, and the source that a code digest is made of: once a function and process.
     "kitaru/runtime/flow.py": {"ref"},
-    "kitaru/runtime/digest.py": {"code_of"},
+    "kitaru/runtime/code/digest.py": {"code_of"},
     # Imports are lazy: once a module and process.
     "<frozen importlib._bootstrap>": {"_find_and_load"},
     # Looks at folders only: where the default store lies.
     "kitaru/runtime/stores.py": {"default_store", "store_at"},
     # A small file beside the store, as a run begins.
-    "kitaru/runtime/registry.py": {"effective"},
+    "kitaru/runtime/models/registry.py": {"effective"},
     # Loading a flow's module, before its run begins.
     "kitaru/runtime/loader.py": {"load_flow", "loaded_flow", "load_file"},
     # One row and, once a process, the key: sync by contract, for sync code in flows.
-    "kitaru/runtime/secrets.py": {"get_secret", "find", "read"},
+    "kitaru/runtime/secrets/__init__.py": {"get_secret", "find", "read"},
     # The price table, half a megabyte beside the code: once a process.
     "kitaru/adapters/prices.py": {"_table"},
     # An attached file: by contract read at the call, whose fingerprint its content is part of.
-    "kitaru/runtime/attachments.py": {"_from_path"},
+    "kitaru/runtime/calls/attachments.py": {"_from_path"},
     # The tests' own server.
     "kitaru/adapters/standin/server.py": {"__enter__", "__exit__"},
 }

@@ -20,18 +20,16 @@ from kitaru.errors import (
     UsageError,
 )
 from kitaru.runtime.call import Call
+from kitaru.runtime.calls.llm import llm
+from kitaru.runtime.calls.reply import Reply, ToolCall
 from kitaru.runtime.checkpoint import Checkpoint, checkpoint
 from kitaru.runtime.combine import as_completed, gather, map
-from kitaru.runtime.credentials import credentials
 from kitaru.runtime.default import default_runtime
 from kitaru.runtime.durable import load, log, now, random, save, sleep, timeout, uuid
 from kitaru.runtime.flow import Flow, flow
 from kitaru.runtime.fork import Fork, ReplayOptions
 from kitaru.runtime.handle import RunHandle
-from kitaru.runtime.image import ImageSettings, getenv
 from kitaru.runtime.keys import scope
-from kitaru.runtime.llm import llm
-from kitaru.runtime.reply import Reply, ToolCall
 from kitaru.runtime.runtime import Runtime
 from kitaru.runtime.secrets import (
     Secret,
@@ -42,6 +40,8 @@ from kitaru.runtime.secrets import (
     list_secrets,
     set_secret,
 )
+from kitaru.runtime.secrets.credentials import credentials
+from kitaru.runtime.secrets.image import ImageSettings, getenv
 
 if TYPE_CHECKING:
     from kitaru.adapters import Retry, SecretStr, Timeouts

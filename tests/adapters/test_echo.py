@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kitaru.adapters.adapter import Local
 from kitaru.adapters.call import ModelCall, Output, Settings, Tool, ToolChoice
 from kitaru.adapters.echo import ADAPTER, ROW
-from kitaru.adapters.echo_value import fitting
+from kitaru.adapters.echo.value import fitting
 from kitaru.adapters.endpoint import Endpoint
 from kitaru.adapters.message import Document, Image, Message, Text
 from kitaru.adapters.providers import adapter, split_model

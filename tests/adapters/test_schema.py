@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru.adapters.schema import Dialect, rewrite
-from kitaru.adapters.schema_answers import unwrapped, without_nulls
+from kitaru.adapters.schema.answers import unwrapped, without_nulls
 
 DIALECTS: tuple[Dialect, ...] = ("closed", "open", "google", "anthropic")
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from kitaru.adapters.standin import Options, StandInServer
-from kitaru.runtime.registry import registry_path
+from kitaru.runtime.models.registry import registry_path
 from tests.cli.conftest import SOURCES, Command, Kitaru
 from tests.runtime.canned import Canned, CannedServer
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import kitaru as library
-from kitaru.runtime import secret_key, vault
 from kitaru.runtime.default import default_runtime
+from kitaru.runtime.secrets import secret_key, vault
 from kitaru.store.protocol import SealedAt
 from tests.cli.conftest import SOURCES, Kitaru
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import kitaru
 from kitaru import Flow, checkpoint, flow
-from kitaru.adapters import (
+from kitaru.adapters.http import (
     clients,  # noqa: F401 - imported here, so that no child has to
     library,  # noqa: F401
 )

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from kitaru import Runtime
 from kitaru.adapters.standin import StandInServer
-from kitaru.runtime.costs import CostRow, costs
-from kitaru.runtime.inspect import RunView, view
+from kitaru.runtime.views.costs import CostRow, costs
+from kitaru.runtime.views.inspect import RunView, view
 from kitaru.store.events import AnyEvent, Attempt, LlmAttempted, LlmCompleted, LlmRequested
 from tests.faults.asking_flows import BEFORE
 from tests.runtime.runs import PATIENCE, environment

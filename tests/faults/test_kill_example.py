@@ -16,7 +16,7 @@ import pytest
 
 from kitaru import Runtime
 from kitaru.adapters.standin import Options, StandInServer
-from kitaru.runtime.inspect import RunView, view
+from kitaru.runtime.views.inspect import RunView, view
 from kitaru.store.events import AnyEvent, Boundary, LlmCompleted, LlmRequested, RunClaimed, RunParked, StepCompleted
 from tests.runtime.runs import PATIENCE, environment
 

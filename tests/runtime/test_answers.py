@@ -20,7 +20,7 @@ import pytest
 
 from kitaru.adapters import Message
 from kitaru.errors import AnswerError, UsageError
-from kitaru.runtime.answers import Form, form_of
+from kitaru.runtime.calls.answers import Form, form_of
 from kitaru.store import codec
 
 T = TypeVar("T")

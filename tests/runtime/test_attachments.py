@@ -10,8 +10,8 @@ import pytest
 
 from kitaru.adapters import Document, Image
 from kitaru.errors import UsageError
-from kitaru.runtime import attachments
-from kitaru.runtime.attachments import attached, part_of
+from kitaru.runtime.calls import attachments
+from kitaru.runtime.calls.attachments import attached, part_of
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
 JPEG = b"\xff\xd8\xff\xe0" + b"rest"

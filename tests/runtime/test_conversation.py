@@ -17,7 +17,7 @@ from kitaru import Runtime, checkpoint, flow
 from kitaru.adapters import Document, Image, Message, Opaque, Reply, Text, ToolCall, Usage
 from kitaru.adapters.message import assistant, own_form
 from kitaru.errors import UsageError
-from kitaru.runtime.conversation import chained, neutral, normalised, public_message, unchained
+from kitaru.runtime.calls.conversation import chained, neutral, normalised, public_message, unchained
 from kitaru.runtime.work import stand_in
 from kitaru.store import codec
 

@@ -17,11 +17,11 @@ import kitaru
 from kitaru import ReplayOptions, Runtime, UsageError, checkpoint, flow
 from kitaru.adapters.standin import Fault, Options, StandInServer
 from kitaru.errors import KitaruError
-from kitaru.runtime import inspect
-from kitaru.runtime.costs import BY, Costs, by_boundary, costs, paid, total
-from kitaru.runtime.listing import listing
-from kitaru.runtime.report import report
-from kitaru.runtime.tries import INTERRUPTED
+from kitaru.runtime.calls.tries import INTERRUPTED
+from kitaru.runtime.views import inspect
+from kitaru.runtime.views.costs import BY, Costs, by_boundary, costs, paid, total
+from kitaru.runtime.views.listing import listing
+from kitaru.runtime.views.report import report
 from kitaru.store.events import (
     AnyEvent,
     Attempt,

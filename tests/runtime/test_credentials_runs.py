@@ -15,9 +15,9 @@ from kitaru.adapters.provider import Capabilities, Provider
 from kitaru.adapters.providers import provider
 from kitaru.errors import CredentialError, NotFoundError, RunParkedError, UsageError
 from kitaru.runtime import secrets
-from kitaru.runtime.credentials import Credential, find, missing
 from kitaru.runtime.fork import ReplayOptions
-from kitaru.runtime.listing import listing
+from kitaru.runtime.secrets.credentials import Credential, find, missing
+from kitaru.runtime.views.listing import listing
 from kitaru.store.events import HELD, RunParked, RunStarted
 from tests.runtime.runs import Script, of_type, stopped
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.runtime.digest import Code, code_of, same_code, what_changed
+from kitaru.runtime.code.digest import Code, code_of, same_code, what_changed
 
 Load = Callable[..., types.ModuleType]
 

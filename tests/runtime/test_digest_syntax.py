@@ -16,8 +16,8 @@ from types import ModuleType
 
 import pytest
 
-from kitaru.runtime import syntax
-from kitaru.runtime.syntax import Import, changed_in_functions, normal, normal_of, references, text_of
+from kitaru.runtime.code import syntax
+from kitaru.runtime.code.syntax import Import, changed_in_functions, normal, normal_of, references, text_of
 
 SAMPLE = r'''
 import os

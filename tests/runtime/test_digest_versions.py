@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import kitaru.runtime.digest
+import kitaru.runtime.code.digest
 
 FLOWS = """
 import contextlib
@@ -87,13 +87,13 @@ bare.__path__ = [sys.argv[1]]
 sys.modules["kitaru"] = bare
 sys.path.insert(0, sys.argv[2])
 import flows
-from kitaru.runtime.digest import code_of
+from kitaru.runtime.code.digest import code_of
 print(code_of(flows.step).digest.hex())
 """
 
 
 def _digest(python: str, folder: Path, seed: int) -> str:
-    package = Path(kitaru.runtime.digest.__file__).parent.parent
+    package = Path(kitaru.runtime.code.digest.__file__).parents[2]
     command = [python, "-S", "-c", SCRIPT, str(package), str(folder)]
     environment = {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()

@@ -8,10 +8,10 @@ import kitaru
 from kitaru import Runtime, flow
 from kitaru.adapters.standin import Fault, Options, StandInServer
 from kitaru.errors import CredentialError, ModelConnectionError, ModelError, ProviderError, UsageError
-from kitaru.runtime.alias import Alias
-from kitaru.runtime.gateway import explained, gateway, gateway_fallback, gateway_route, key_trouble
-from kitaru.runtime.registry import Registry
-from kitaru.runtime.routes import Route, placed, route_in, still_local
+from kitaru.runtime.models.alias import Alias
+from kitaru.runtime.models.gateway import explained, gateway, gateway_fallback, gateway_route, key_trouble
+from kitaru.runtime.models.registry import Registry
+from kitaru.runtime.models.routes import Route, placed, route_in, still_local
 from kitaru.store.events import LlmCompleted
 from tests.runtime.runs import of_type
 

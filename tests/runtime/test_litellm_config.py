@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from kitaru.errors import UsageError
-from kitaru.runtime.alias import Alias, Prices
-from kitaru.runtime.litellm_config import Imported, from_config, read_config
-from kitaru.runtime.registry import effective, register
-from kitaru.runtime.safe_yaml import LARGEST, load
+from kitaru.runtime.models.alias import Alias, Prices
+from kitaru.runtime.models.litellm_config import Imported, from_config, read_config
+from kitaru.runtime.models.registry import effective, register
+from kitaru.runtime.models.safe_yaml import LARGEST, load
 
 
 def imported(text: str, **environ: str) -> Imported:

@@ -14,9 +14,9 @@ import pytest
 from kitaru.adapters import SecretStr
 from kitaru.adapters.standin import Options, StandInServer
 from kitaru.errors import UsageError
-from kitaru.runtime.model_check import MADE_UP, Verdict, check, key_for, route_to_check
-from kitaru.runtime.reach import reach
-from kitaru.runtime.routes import Route
+from kitaru.runtime.models.check import MADE_UP, Verdict, check, key_for, route_to_check
+from kitaru.runtime.models.reach import reach
+from kitaru.runtime.models.routes import Route
 from tests.runtime.canned import Canned, CannedServer
 
 CHAT = "/v1/chat/completions"

@@ -9,9 +9,9 @@ import pytest
 
 from kitaru.adapters import SecretStr
 from kitaru.errors import CredentialError, KitaruError, ModelConnectionError, NotFoundError, ProviderError, UsageError
-from kitaru.runtime.alias import Alias
-from kitaru.runtime.pull import Progress, installed, ollama_server, pull, to_pull
-from kitaru.runtime.registry import register
+from kitaru.runtime.models.alias import Alias
+from kitaru.runtime.models.pull import Progress, installed, ollama_server, pull, to_pull
+from kitaru.runtime.models.registry import register
 from tests.runtime.canned import Canned, CannedServer
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from kitaru.errors import NotFoundError, UsageError
-from kitaru.runtime.alias import Alias, Prices, looks_like_a_key
 from kitaru.runtime.models import current_registry
-from kitaru.runtime.registry import (
+from kitaru.runtime.models.alias import Alias, Prices, looks_like_a_key
+from kitaru.runtime.models.registry import (
     Registry,
     effective,
     from_snapshot,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kitaru.errors import CorruptStoreError
-from kitaru.runtime import packed
-from kitaru.runtime.packed import needs_outcome, pack, unpack
+from kitaru.runtime.calls import packed
+from kitaru.runtime.calls.packed import needs_outcome, pack, unpack
 
 SAID = "The tide is high, and “so” is the moon\nat noon."
 

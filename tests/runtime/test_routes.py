@@ -6,9 +6,9 @@ import pytest
 
 from kitaru.adapters import Settings
 from kitaru.errors import UsageError
-from kitaru.runtime.alias import Alias
-from kitaru.runtime.registry import Registry, register, snapshot
-from kitaru.runtime.routes import Defaults, Route, checked_model, filled, placed, route, still_local
+from kitaru.runtime.models.alias import Alias
+from kitaru.runtime.models.registry import Registry, register, snapshot
+from kitaru.runtime.models.routes import Defaults, Route, checked_model, filled, placed, route, still_local
 
 FAST = Alias(model="openai/gpt-5-nano", secret="creds", temperature=0.2, max_tokens=100, retries=1)
 SMART = Alias(model="openai/gpt-5", fallbacks=("fast", "openai/gpt-4o"))

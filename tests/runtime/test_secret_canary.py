@@ -28,7 +28,7 @@ import kitaru
 from kitaru import Runtime, SecretStr, checkpoint, flow
 from kitaru.adapters.providers import provider
 from kitaru.runtime import secrets
-from kitaru.runtime.credentials import find
+from kitaru.runtime.secrets.credentials import find
 from kitaru.runtime.fork import ReplayOptions
 
 logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)

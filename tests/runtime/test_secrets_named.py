@@ -18,7 +18,8 @@ import pytest
 import kitaru
 from kitaru import EncodeError, Runtime, checkpoint, flow
 from kitaru.errors import AmbiguousError, CorruptStoreError, NotFoundError, SecretKeyError, UsageError
-from kitaru.runtime import secret_key, secrets, vault
+from kitaru.runtime import secrets
+from kitaru.runtime.secrets import secret_key, vault
 from kitaru.store.events import StepFailed
 from kitaru.store.protocol import Sealed, SealedAt
 from tests.runtime.runs import Script, of_type

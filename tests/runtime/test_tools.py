@@ -13,7 +13,7 @@ import pytest
 import kitaru
 from kitaru.adapters import Tool, ToolCall, ToolChoice
 from kitaru.errors import AnswerError, UsageError
-from kitaru.runtime.tools import arguments_for, choice_of, tool_of, tools_of
+from kitaru.runtime.calls.tools import arguments_for, choice_of, tool_of, tools_of
 
 
 @dataclass

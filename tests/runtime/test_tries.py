@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kitaru.runtime.tries import INTERRUPTED, Earlier, tried
+from kitaru.runtime.calls.tries import INTERRUPTED, Earlier, tried
 from kitaru.store.events import (
     AnyEvent,
     Attempt,

@@ -21,13 +21,13 @@ from kitaru.adapters import Usage as NeutralUsage
 from kitaru.adapters.message import assistant
 from kitaru.adapters.standin import Options, Rule, StandInServer
 from kitaru.errors import DecodeError
-from kitaru.runtime.answered import as_recorded, reply_of
+from kitaru.runtime.calls.answered import as_recorded, reply_of
+from kitaru.runtime.calls.question import Sending, Settings
+from kitaru.runtime.calls.work import LlmWork
 from kitaru.runtime.fork import verified
-from kitaru.runtime.inspect import step
-from kitaru.runtime.llm_work import LlmWork
-from kitaru.runtime.question import Sending, Settings
-from kitaru.runtime.report import report
-from kitaru.runtime.transcript import event_as_json
+from kitaru.runtime.views.inspect import step
+from kitaru.runtime.views.report import report
+from kitaru.runtime.views.transcript import event_as_json
 from kitaru.store import codec
 from kitaru.store.artifacts import is_node, read_node
 from kitaru.store.events import LlmCompleted, LlmRecord, LlmRequested, Ref, Usage

@@ -3,8 +3,8 @@
 from kitaru.adapters.adapter import Adapter, StreamParser
 from kitaru.adapters.call import Effort, ModelCall, Output, Settings, Tool, ToolChoice
 from kitaru.adapters.endpoint import Endpoint
-from kitaru.adapters.exchange import Timeouts
 from kitaru.adapters.fit import Fitted, fit
+from kitaru.adapters.http.exchange import Timeouts
 from kitaru.adapters.message import Document, Image, Message, Opaque, Part, Role, Text, ToolCall
 from kitaru.adapters.provider import Capabilities, Provider
 from kitaru.adapters.providers import adapter, names, provider, providers, split_model

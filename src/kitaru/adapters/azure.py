@@ -10,11 +10,11 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit, urlunsplit
 import msgspec
 
 from kitaru.adapters.call import ModelCall
-from kitaru.adapters.chat_dialect import Dialect
-from kitaru.adapters.chat_stream import ChatStream
 from kitaru.adapters.compatible import QUOTA_CODES, REASONING_MODELS, TEN_MINUTES
 from kitaru.adapters.endpoint import Endpoint
 from kitaru.adapters.openai_chat import OpenAIChat, chat_body
+from kitaru.adapters.openai_chat.dialect import Dialect
+from kitaru.adapters.openai_chat.stream import ChatStream
 from kitaru.adapters.provider import Capabilities, Provider
 from kitaru.adapters.reply import Reply
 from kitaru.adapters.request import address, key_of, post

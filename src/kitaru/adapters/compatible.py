@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from kitaru.adapters.call import Effort
-from kitaru.adapters.chat_dialect import Dialect
 from kitaru.adapters.openai_chat import OpenAIChat
+from kitaru.adapters.openai_chat.dialect import Dialect
 from kitaru.adapters.provider import Capabilities, Feature, Lacks, Provider
 
 # What every server of the family has.

@@ -23,8 +23,8 @@ import msgspec
 from kitaru.adapters.adapter import Adapter, Local
 from kitaru.adapters.call import ModelCall
 from kitaru.adapters.endpoint import Authorise, Endpoint
-from kitaru.adapters.exchange import Exchange, Timeouts, lost
-from kitaru.adapters.incoming import Incoming, Listener, ListenerError, Streamed, Whole, is_stream
+from kitaru.adapters.http.exchange import Exchange, Timeouts, lost
+from kitaru.adapters.http.incoming import Incoming, Listener, ListenerError, Streamed, Whole, is_stream
 from kitaru.adapters.masking import NOTHING, Masker
 from kitaru.adapters.provider import ADVISORY
 from kitaru.adapters.reply import Attempt, Delta, Reply, reply_of
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from kitaru.adapters.clients import Clients
+    from kitaru.adapters.http.clients import Clients
 
 MAX_BODY: Final = 64 * 1024 * 1024
 """The largest body that is read, in bytes after decompression."""
@@ -386,8 +386,8 @@ class Transport:
                 "the transport belongs to another event loop", hint="Make one Transport for each event loop."
             )
         if self._clients is None:
-            import kitaru.adapters.library  # noqa: F401 - before whatever imports httpx
-            from kitaru.adapters.clients import Clients
+            import kitaru.adapters.http.library  # noqa: F401 - before whatever imports httpx
+            from kitaru.adapters.http.clients import Clients
 
             self._loop = loop
             self._clients = Clients(trust_env=self._trust_env, max_body=self._max_body, http=self._http)
@@ -412,7 +412,7 @@ def _answers_itself(adapter: Adapter) -> bool:
     # What `isinstance` would ask of the protocol, which takes it a tenth of a call.
     if not hasattr(adapter, "answer"):
         return False
-    import kitaru.adapters.library  # noqa: F401 - its request is httpx's
+    import kitaru.adapters.http.library  # noqa: F401 - its request is httpx's
 
     return True
 

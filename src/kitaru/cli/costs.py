@@ -19,8 +19,8 @@ from kitaru.cli.wording import UNKNOWN, money
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from kitaru.runtime.costs import By, CostRow, Costs
     from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.views.costs import By, CostRow, Costs
 
 _COLUMNS: Final = ("CALLS", "REUSED", "INPUT", "CACHED", "OUTPUT", "COST", "SAVED")
 _NAMED: Final = 3
@@ -45,9 +45,9 @@ def costs(
     ] = None,
 ) -> int:
     """Show what model calls cost."""
-    from kitaru.runtime.costs import BY
-    from kitaru.runtime.costs import costs as read
-    from kitaru.runtime.transcript import iso, struct_as_json
+    from kitaru.runtime.views.costs import BY
+    from kitaru.runtime.views.costs import costs as read
+    from kitaru.runtime.views.transcript import iso, struct_as_json
 
     if by not in BY:
         raise typer.BadParameter(f"{by!r} is not one of {', '.join(BY)}", param_hint="--by")

@@ -17,7 +17,7 @@ from kitaru.cli.output import clean
 from kitaru.cli.pulling import Bar, volume
 
 if TYPE_CHECKING:
-    from kitaru.runtime.litellm_config import Imported
+    from kitaru.runtime.models.litellm_config import Imported
 
 
 @command(
@@ -41,9 +41,9 @@ def check(
     """Ask a model for a word, and say what is wrong where it fails."""
     import anyio
 
-    from kitaru.runtime.gateway import gateway as gateway_now
-    from kitaru.runtime.model_check import KEY_KINDS, Verdict, key_for, route_to_check
-    from kitaru.runtime.model_check import check as checked
+    from kitaru.runtime.models.check import KEY_KINDS, Verdict, key_for, route_to_check
+    from kitaru.runtime.models.check import check as checked
+    from kitaru.runtime.models.gateway import gateway as gateway_now
 
     out = context.out
     route = route_to_check(name, through_gateway=gateway)
@@ -98,8 +98,8 @@ def pull(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model in ollama's library, or an alias for one.")],
 ) -> int:
     """Fetch a model into ollama."""
-    from kitaru.runtime.pull import pull as fetch
-    from kitaru.runtime.pull import to_pull
+    from kitaru.runtime.models.pull import pull as fetch
+    from kitaru.runtime.models.pull import to_pull
 
     out = context.out
     model, base_url, key = to_pull(name)
@@ -133,9 +133,9 @@ def import_litellm(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be registered; write nothing.")] = False,
 ) -> int:
     """Register the models of a LiteLLM configuration."""
-    from kitaru.runtime.litellm_config import read_config
-    from kitaru.runtime.registry import effective
-    from kitaru.runtime.registry import register as write
+    from kitaru.runtime.models.litellm_config import read_config
+    from kitaru.runtime.models.registry import effective
+    from kitaru.runtime.models.registry import register as write
 
     out = context.out
     found = read_config(file)

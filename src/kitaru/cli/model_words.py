@@ -11,9 +11,9 @@ from kitaru.cli import wording
 from kitaru.cli.output import Colour, Output, clean
 
 if TYPE_CHECKING:
-    from kitaru.runtime.alias import Alias
-    from kitaru.runtime.model_view import Feature, KeyState, Price
-    from kitaru.runtime.routes import Route
+    from kitaru.runtime.models.alias import Alias
+    from kitaru.runtime.models.routes import Route
+    from kitaru.runtime.models.view import Feature, KeyState, Price
 
 ModelName = Annotated[
     str | None, typer.Argument(metavar="NAME", help="An alias or PROVIDER/MODEL; without it, the default.")

@@ -20,8 +20,8 @@ from kitaru.cli.session import with_runtime
 from kitaru.errors import KitaruError, UsageError
 
 if TYPE_CHECKING:
-    from kitaru.runtime.alias import Effort
-    from kitaru.runtime.model_view import Listed
+    from kitaru.runtime.models.alias import Effort
+    from kitaru.runtime.models.view import Listed
     from kitaru.runtime.runtime import Runtime
 
 _DIM: Final[Sequence[Colour]] = ("dim",) * 6
@@ -88,9 +88,9 @@ def register(
     default: Annotated[bool, typer.Option("--default", help="Make it the model of calls that name none.")] = False,
 ) -> int:
     """Register a name for a model."""
-    from kitaru.runtime.alias import Alias
-    from kitaru.runtime.registry import register as write
-    from kitaru.runtime.routes import checked_model
+    from kitaru.runtime.models.alias import Alias
+    from kitaru.runtime.models.registry import register as write
+    from kitaru.runtime.models.routes import checked_model
 
     alias = Alias(
         model=checked_model(model),
@@ -128,7 +128,7 @@ def register(
 def _reasoning(text: str | None) -> Effort | int | None:
     from typing import get_args
 
-    from kitaru.runtime.alias import Effort
+    from kitaru.runtime.models.alias import Effort
 
     if text is None:
         return None
@@ -143,7 +143,7 @@ def _reasoning(text: str | None) -> Effort | int | None:
 
 
 def _prices(read: str | None, produced: str | None, cached: str | None) -> Any:
-    from kitaru.runtime.alias import Prices
+    from kitaru.runtime.models.alias import Prices
 
     if read is None and produced is None and cached is None:
         return None
@@ -172,7 +172,7 @@ def list_models(
     ] = None,
 ) -> int:
     """List the aliases and what they stand for."""
-    from kitaru.runtime.model_view import catalogue
+    from kitaru.runtime.models.view import catalogue
 
     out = context.out
     if provider is not None and provider.strip().lower() == "ollama":
@@ -233,8 +233,8 @@ def _listed_json(one: Listed) -> dict[str, object]:
 
 
 def _list_ollama(out: Output) -> int:
-    from kitaru.runtime.model_view import catalogue
-    from kitaru.runtime.pull import installed, ollama_server
+    from kitaru.runtime.models.pull import installed, ollama_server
+    from kitaru.runtime.models.view import catalogue
 
     server = ollama_server()
     models = installed(*server)
@@ -280,7 +280,7 @@ kitaru model show openai/gpt-5-nano
 )
 def show(context: Context, name: words.ModelName = None) -> int:
     """Show one model: where it leads, and what it can do."""
-    from kitaru.runtime.model_view import show as shown
+    from kitaru.runtime.models.view import show as shown
 
     found = shown(name, lambda: _secrets(context))
     out, route = context.out, found.route
@@ -333,7 +333,7 @@ def default(
     ] = None,
 ) -> int:
     """Print the default model, or choose another."""
-    from kitaru.runtime.registry import effective, set_default
+    from kitaru.runtime.models.registry import effective, set_default
 
     out = context.out
     if name is not None:
@@ -370,7 +370,7 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
     """Remove an alias."""
-    from kitaru.runtime.registry import remove as take_out
+    from kitaru.runtime.models.registry import remove as take_out
 
     out = context.out
     if not yes:

@@ -41,7 +41,7 @@ class Progress:
             await self._tell(0.0)
 
     async def _tell(self, timeout: float) -> None:
-        from kitaru.runtime.progress import news
+        from kitaru.runtime.views.progress import news
 
         self._after, told = await news(self._runtime, self._run, self._after, timeout)
         for one in told:

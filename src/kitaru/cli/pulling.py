@@ -11,7 +11,7 @@ from kitaru.cli.output import Output, clean, shortened, width_of
 from kitaru.cli.wording import size
 
 if TYPE_CHECKING:
-    from kitaru.runtime.pull import Progress
+    from kitaru.runtime.models.pull import Progress
 
 _WIDTH: Final = 24
 _EVERY: Final = 0.1

@@ -11,9 +11,9 @@ from kitaru.cli.output import Colour, Output, clean
 from kitaru.cli.wording import UNKNOWN, duration, money, state_colour, state_word
 
 if TYPE_CHECKING:
-    from kitaru.runtime.inspect import BoundaryView, RunView, StepView
-    from kitaru.runtime.report import ReplayReport
-    from kitaru.runtime.shown import Failure
+    from kitaru.runtime.views.inspect import BoundaryView, RunView, StepView
+    from kitaru.runtime.views.report import ReplayReport
+    from kitaru.runtime.views.shown import Failure
 
 _MANY: Final = 12
 _FIRST: Final = 4
@@ -53,7 +53,7 @@ def call_of(flow: str, inputs: object) -> str:
 
 def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
     """A run: its state, inputs, boundaries, failure, and the command that helps."""
-    from kitaru.runtime.transcript import iso
+    from kitaru.runtime.views.transcript import iso
 
     head = [clean(view.flow), view.id, state_word(view.status), iso(view.created).replace("T", " ")[:19] + "Z"]
     colours: list[Colour] = ["bold", "", state_colour(view.status)]
@@ -88,7 +88,7 @@ def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
 
 
 def _boundaries(out: Output, boundaries: Sequence[BoundaryView], *, everything: bool) -> None:
-    from kitaru.runtime.inspect import DONE, VALUES
+    from kitaru.runtime.views.inspect import DONE, VALUES
 
     shown = [b for b in boundaries if everything or b.kind not in VALUES]
     rows: list[Sequence[str]] = []

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from kitaru.runtime.flow import Flow
     from kitaru.runtime.fork import Fork, ReplayOptions
     from kitaru.runtime.handle import RunHandle
-    from kitaru.runtime.report import ReplayReport
     from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.views.report import ReplayReport
 
 
 @command(
@@ -116,8 +116,8 @@ def replay(
         return handle
 
     async def finish(runtime: Runtime, handle: RunHandle[Any]) -> int:
-        from kitaru.runtime.inspect import view
-        from kitaru.runtime.report import report
+        from kitaru.runtime.views.inspect import view
+        from kitaru.runtime.views.report import report
 
         _print(out, await report(runtime, source, handle.id), (await view(runtime, handle.id)).result)
         return OK
@@ -143,13 +143,13 @@ def _print(out: Output, done: ReplayReport, result: object) -> None:
 
 
 def _as_json(done: ReplayReport) -> dict[str, object]:
-    from kitaru.runtime.transcript import struct_as_json
+    from kitaru.runtime.views.transcript import struct_as_json
 
     return struct_as_json(done)
 
 
 def _dry(context: Context, fork: Any) -> int:
-    from kitaru.runtime.report import dry_report
+    from kitaru.runtime.views.report import dry_report
 
     async def work(runtime: Runtime) -> ReplayReport:
         return await dry_report(runtime, await fork(runtime))

@@ -19,8 +19,8 @@ from kitaru.errors import CredentialError, KitaruError, RunParkedError
 if TYPE_CHECKING:
     from kitaru.runtime.flow import Flow
     from kitaru.runtime.handle import RunHandle
-    from kitaru.runtime.inspect import RunView
     from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.views.inspect import RunView
 
 _SOON: Final = 0.5
 """Seconds after which somebody who pressed Ctrl-C is told what is waited for."""
@@ -40,7 +40,7 @@ def loaded(load: Callable[[], Flow[..., Any]], what: str) -> Flow[..., Any]:
         LoadError: The file raised; names its line.
         KitaruError: As `load` raises.
     """
-    from kitaru.runtime.shown import is_own
+    from kitaru.runtime.views.shown import is_own
 
     try:
         return load()
@@ -102,7 +102,7 @@ def run_to_end(
 
 async def _wait(out: Output, progress: Progress, handle: RunHandle[Any], asked: asyncio.Event) -> bool:
     """Whether the run came to its end; False when it was parked first."""
-    from kitaru.runtime.inspect import park, runs_here
+    from kitaru.runtime.views.inspect import park, runs_here
 
     telling = asyncio.create_task(progress.keep())
     waiting = asyncio.create_task(handle.result())
@@ -135,7 +135,7 @@ async def _wait(out: Output, progress: Progress, handle: RunHandle[Any], asked: 
 
 
 def _left(out: Output, handle: RunHandle[Any]) -> int:
-    from kitaru.runtime.inspect import runs_here
+    from kitaru.runtime.views.inspect import runs_here
 
     if runs_here(handle):
         message, hint = f"Parked {handle.id}.", f"kitaru resume {handle.id}"
@@ -150,7 +150,7 @@ def _left(out: Output, handle: RunHandle[Any]) -> int:
 
 async def _failed(runtime: Runtime, run: str, error: Exception) -> Exception:
     """What to say of a run that gave no result."""
-    from kitaru.runtime.inspect import view
+    from kitaru.runtime.views.inspect import view
 
     try:
         seen = await view(runtime, run)
@@ -182,7 +182,7 @@ def run_failure(seen: RunView, error: Exception | None = None) -> RunFailedError
 
 def _print_result(out: Output) -> Callable[[Runtime, RunHandle[Any]], Awaitable[int]]:
     async def finish(runtime: Runtime, handle: RunHandle[Any]) -> int:
-        from kitaru.runtime.inspect import view
+        from kitaru.runtime.views.inspect import view
 
         print_result(out, await view(runtime, handle.id))
         return OK

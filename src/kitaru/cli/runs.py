@@ -53,8 +53,8 @@ def run(
     out = context.out
 
     async def begin(runtime: Runtime) -> RunHandle[Any]:
-        from kitaru.runtime.inspect import fresh_run_id
         from kitaru.runtime.loader import load_spec
+        from kitaru.runtime.views.inspect import fresh_run_id
 
         found = loaded(lambda: load_spec(flow), flow)
         given = flow_inputs(found, inputs or [], input_json)
@@ -78,7 +78,7 @@ def say_begun(out: Output, verb: str, run: str, called: str, doubts: Sequence[st
 
 async def called(runtime: Runtime, run: str) -> str:
     """A run's flow with its inputs."""
-    from kitaru.runtime.inspect import opening_view
+    from kitaru.runtime.views.inspect import opening_view
 
     view = await opening_view(runtime, run)
     return render.call_of(view.flow, view.inputs)
@@ -124,7 +124,7 @@ def resume(context: Context, run: Run) -> int:
 
 async def in_doubt(runtime: Runtime, run: str) -> list[str]:
     """The boundaries that are in doubt before a run goes on; afterwards they are running."""
-    from kitaru.runtime.inspect import view
+    from kitaru.runtime.views.inspect import view
 
     return [boundary.key for boundary in (await view(runtime, run)).in_doubt]
 
@@ -136,8 +136,8 @@ async def flow_behind(runtime: Runtime, run: str) -> Flow[..., Any]:
         LoadError: Its file raised.
         NotFoundError: Neither its module nor its file is there.
     """
-    from kitaru.runtime.inspect import flow_ref
     from kitaru.runtime.loader import load_flow
+    from kitaru.runtime.views.inspect import flow_ref
 
     ref = await flow_ref(runtime, run)
     return loaded(lambda: load_flow(ref), ref.file)
@@ -230,7 +230,7 @@ def runs(
     cursor: Annotated[str | None, typer.Option("--cursor", metavar="RUN", help="List the runs after this one.")] = None,
 ) -> int:
     """List runs."""
-    from kitaru.runtime.listing import STATUSES, Listed, listing
+    from kitaru.runtime.views.listing import STATUSES, Listed, listing
 
     wanted = ["completed" if name == "done" else name for name in status or []]
     for name in wanted:
@@ -294,8 +294,8 @@ def show(
     everything: Annotated[bool, typer.Option("--all", help="Every boundary, values such as now() included.")] = False,
 ) -> int:
     """Show a run, or one of its steps."""
-    from kitaru.runtime import inspect
-    from kitaru.runtime.transcript import struct_as_json
+    from kitaru.runtime.views import inspect
+    from kitaru.runtime.views.transcript import struct_as_json
 
     async def work(runtime: Runtime) -> Any:
         name = await runtime.store.find(run)
@@ -326,7 +326,7 @@ def events(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for further events.")] = False,
 ) -> int:
     """Print a run's log."""
-    from kitaru.runtime.transcript import event_as_json
+    from kitaru.runtime.views.transcript import event_as_json
 
     out = context.out
 

@@ -90,7 +90,7 @@ def set_(
 
 def _taken_apart(words: list[str]) -> tuple[dict[str, str], list[str]]:
     """What was typed after the name: values by key, and keys whose values have to be asked for."""
-    from kitaru.runtime.image import NAME as VARIABLE
+    from kitaru.runtime.secrets.image import NAME as VARIABLE
 
     given: dict[str, str] = {}
     asked: list[str] = []
@@ -239,6 +239,6 @@ def rekey(context: Context) -> int:
 
 
 def _summary(found: Any) -> dict[str, object]:
-    from kitaru.runtime.transcript import struct_as_json
+    from kitaru.runtime.views.transcript import struct_as_json
 
     return struct_as_json(found)

@@ -47,7 +47,7 @@ def verify(
     ] = None,
 ) -> int:
     """Check that the log is as it was written."""
-    from kitaru.runtime.transcript import heads_from_text, heads_to_text
+    from kitaru.runtime.views.transcript import heads_from_text, heads_to_text
 
     kept = heads_from_text(_read(heads), str(heads)) if heads is not None else []
 

@@ -26,7 +26,7 @@ from kitaru.store import codec
 
 if TYPE_CHECKING:
     from kitaru.adapters.retry import Retry, RetryLike
-    from kitaru.runtime.digest import Code
+    from kitaru.runtime.code.digest import Code
     from kitaru.runtime.flight import Flight
 
 P = ParamSpec("P")
@@ -125,7 +125,7 @@ class CheckpointWork(Work):
         owner = self._owner()
         code = self._codes.get(owner or object)
         if code is None:
-            from kitaru.runtime.digest import code_of
+            from kitaru.runtime.code.digest import code_of
 
             function = self.function if owner is None else types.MethodType(self.function, owner)
             code = self._codes[owner or object] = code_of(function, uses=self.options.uses)

@@ -18,14 +18,14 @@ from kitaru.errors import (
 )
 from kitaru.runtime import ending, live, recorded
 from kitaru.runtime.blobs import blob_of
-from kitaru.runtime.bound import bound
 from kitaru.runtime.call import MISSING, Call
 from kitaru.runtime.flight import Flight
 from kitaru.runtime.history import History
 from kitaru.runtime.keys import Place, here, name_of
 from kitaru.runtime.log import log
-from kitaru.runtime.private import RunSecrets, hiding
 from kitaru.runtime.replay import EXECUTE, REUSE, Asked, Decision, Record, Verdict, decide, moved, resumed
+from kitaru.runtime.secrets.bound import bound
+from kitaru.runtime.secrets.private import RunSecrets, hiding
 from kitaru.runtime.turns import RecordedTurn, Turns, Waiter
 from kitaru.runtime.work import Unresolved, Work
 from kitaru.store import codec
@@ -314,7 +314,7 @@ class Execution:
             return code.digest
         pair = (before, code.digest)
         if pair not in self._settled:
-            from kitaru.runtime.digest import same_code
+            from kitaru.runtime.code.digest import same_code
 
             source = self.history.codes.get(before)
             self._settled[pair] = isinstance(source, bytes) and same_code(source, code.source)

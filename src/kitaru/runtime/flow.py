@@ -15,16 +15,16 @@ from kitaru.errors import EncodeError, Suspended, UsageError
 from kitaru.runtime.annotations import hints_of, types_in
 from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.handle import outermost
-from kitaru.runtime.image import NO_IMAGE, ImageSettings, as_image
 from kitaru.runtime.keys import Place, here, valid_name
-from kitaru.runtime.private import takes_secret
+from kitaru.runtime.secrets.image import NO_IMAGE, ImageSettings, as_image
+from kitaru.runtime.secrets.private import takes_secret
 from kitaru.runtime.threads import FlowThread, start_flow_thread, wait_for
 from kitaru.runtime.work import Inputs, Unresolved, Work, input_stand_in, make_call, stand_in
 from kitaru.store import codec
 from kitaru.store.events import FINISHED, BoundaryEvent, ChildStarted, FlowRef
 
 if TYPE_CHECKING:
-    from kitaru.runtime.digest import Code
+    from kitaru.runtime.code.digest import Code
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.flight import Flight
     from kitaru.runtime.handle import RunHandle
@@ -161,7 +161,7 @@ class FlowWork(Work):
 
     def code(self) -> Code:
         if self._code is None:
-            from kitaru.runtime.digest import code_of
+            from kitaru.runtime.code.digest import code_of
 
             self._code = code_of(self.function)
         return self._code

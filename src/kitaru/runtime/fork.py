@@ -13,14 +13,14 @@ import msgspec
 from kitaru.errors import AmbiguousError, NotFoundError, ReplayError, RunExistsError, UsageError
 from kitaru.runtime import history as histories
 from kitaru.runtime import loader
-from kitaru.runtime import private as privates
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.history import PYTHON, History, kitaru_version
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.models import current_registry
-from kitaru.runtime.private import RunSecrets
 from kitaru.runtime.replay import Record, Rules
 from kitaru.runtime.retrying import dropped_by_retry
+from kitaru.runtime.secrets import private as privates
+from kitaru.runtime.secrets.private import RunSecrets
 from kitaru.store import codec
 from kitaru.store.events import (
     AnyEvent,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from kitaru.errors import DecodeError, DivergenceError
+from kitaru.runtime.calls.tries import ABOUT_TRIES, Tries
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.replay import NO_RULES, STATE_OF, Record, Rules
-from kitaru.runtime.tries import ABOUT_TRIES, Tries
 from kitaru.runtime.turns import RecordedTurn
 from kitaru.store import codec
 from kitaru.store.events import (

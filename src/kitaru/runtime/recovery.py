@@ -8,17 +8,18 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from kitaru.errors import CredentialError, KitaruError, RunError
-from kitaru.runtime import loader, private
-from kitaru.runtime.bound import bound
+from kitaru.runtime import loader
 from kitaru.runtime.host import submit
 from kitaru.runtime.log import log
+from kitaru.runtime.secrets import private
+from kitaru.runtime.secrets.bound import bound
 from kitaru.store.events import FINISHED, RunParked
 from kitaru.store.protocol import Append
 
 if TYPE_CHECKING:
     from kitaru.runtime.flow import FlowWork
-    from kitaru.runtime.private import RunSecrets
     from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.secrets.private import RunSecrets
 
 
 async def recovered(runtime: Runtime, diverged: Collection[str]) -> list[str]:

@@ -24,10 +24,8 @@ from kitaru.errors import (
 )
 from kitaru.runtime import history as histories
 from kitaru.runtime import loader
-from kitaru.runtime import private as privates
 from kitaru.runtime.background import BackgroundLoop
 from kitaru.runtime.blobs import blob_of
-from kitaru.runtime.bound import bound
 from kitaru.runtime.children import drop_failures, start_child
 from kitaru.runtime.execution import Execution
 from kitaru.runtime.flow import Flow, FlowWork, child_id
@@ -37,10 +35,12 @@ from kitaru.runtime.history import PYTHON, History, kitaru_version
 from kitaru.runtime.host import Host, submit
 from kitaru.runtime.keys import here
 from kitaru.runtime.models import current_registry
-from kitaru.runtime.private import RunSecrets
 from kitaru.runtime.recovery import recovered, secrets_or_park
+from kitaru.runtime.secrets import private as privates
+from kitaru.runtime.secrets.bound import bound
+from kitaru.runtime.secrets.private import RunSecrets
+from kitaru.runtime.secrets.vault import Vault
 from kitaru.runtime.stores import store_at
-from kitaru.runtime.vault import Vault
 from kitaru.store.events import (
     FINISHED,
     AnyEvent,
@@ -56,7 +56,7 @@ from kitaru.store.protocol import Append, Lease, Recorded, Store
 if TYPE_CHECKING:
     from kitaru.adapters.secret import SecretStr
     from kitaru.runtime.flight import Flight
-    from kitaru.runtime.image import ImageSettings
+    from kitaru.runtime.secrets.image import ImageSettings
 
 P = ParamSpec("P")
 T = TypeVar("T")

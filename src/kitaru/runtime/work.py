@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from kitaru.errors import UsageError
 from kitaru.runtime.call import Call
 from kitaru.runtime.keys import Place
-from kitaru.runtime.private import hidden, is_secret
+from kitaru.runtime.secrets.private import hidden, is_secret
 from kitaru.store import codec
 from kitaru.store.events import Blob, BoundaryEvent, Kind, StepCompleted, StepStarted
 
 if TYPE_CHECKING:
-    from kitaru.runtime.digest import Code
+    from kitaru.runtime.code.digest import Code
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.flight import Flight
 

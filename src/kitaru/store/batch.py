@@ -330,7 +330,7 @@ class Transaction:
                 if head.closed is None:
                     owned += (head.no, self._owner)
             else:
-                moved += (head.no, head.epoch, head.flushed, head.seq, head.turn, head.digest)
+                moved += (head.seq, head.turn, head.digest, head.no, head.epoch, head.flushed)
                 if change is not None:
                     changes += (head.no, change.status, change.updated, change.note)
                 if head.closed is not None:
@@ -480,11 +480,11 @@ def _change_runs(rows: int) -> str:
 @cache
 def _move_heads(rows: int) -> str:
     if rows == 1:
-        return "UPDATE heads SET seq = ?4, turn = ?5, digest = ?6 WHERE run = ?1 AND epoch = ?2 AND seq = ?3"
+        return "UPDATE heads SET seq = ?, turn = ?, digest = ? WHERE run = ? AND epoch = ? AND seq = ?"
     return (
-        "UPDATE heads SET seq = new.column4, turn = new.column5, digest = new.column6 "
+        "UPDATE heads SET seq = new.column1, turn = new.column2, digest = new.column3 "
         f"FROM (VALUES {_values(6, rows)}) AS new "
-        "WHERE heads.run = new.column1 AND heads.epoch = new.column2 AND heads.seq = new.column3"
+        "WHERE heads.run = new.column4 AND heads.epoch = new.column5 AND heads.seq = new.column6"
     )
 
 

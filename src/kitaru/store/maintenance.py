@@ -272,6 +272,6 @@ def _prune(connection: sqlite3.Connection, run: str) -> Pruned:
     named = connection.execute("DELETE FROM refs WHERE run = ? RETURNING digest", (no,)).fetchall()
     artifacts = 0
     for (name,) in named:
-        sql = "DELETE FROM artifacts WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM refs WHERE digest = ?1)"
-        artifacts += connection.execute(sql, (name,)).rowcount
+        sql = "DELETE FROM artifacts WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM refs WHERE digest = ?)"
+        artifacts += connection.execute(sql, (name, name)).rowcount
     return Pruned(1, events, artifacts)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 # Loaded before any event loop runs: importing it reads files.
-import kitaru.adapters.clients  # noqa: F401
+import kitaru.adapters.http.clients  # noqa: F401
 from kitaru import Runtime
 from tests.runtime.replay import noted
 from tests.runtime.replay.project import Project

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from kitaru import Flow, ReplayOptions, Runtime
-from kitaru.runtime.report import ReplayReport, report
+from kitaru.runtime.views.report import ReplayReport, report
 from kitaru.store.events import AnyEvent
 from tests.runtime.replay import noted
 from tests.runtime.runs import PATIENCE

@@ -10,7 +10,7 @@ from kitaru import ReplayOptions, Runtime
 from kitaru.adapters.standin import StandInServer
 from kitaru.errors import AmbiguousError, EffectsError, LiveCallError, NotFoundError, ReplayError, UsageError
 from kitaru.runtime.fork import verified
-from kitaru.runtime.report import dry_report
+from kitaru.runtime.views.report import dry_report
 from kitaru.store.events import LlmCompleted, RunStarted
 from tests.runtime.replay import noted
 from tests.runtime.replay.project import Project

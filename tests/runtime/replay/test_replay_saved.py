@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import kitaru
 from kitaru import ReplayOptions, Runtime, checkpoint, flow
-from kitaru.runtime.report import report
+from kitaru.runtime.views.report import report
 
 
 @checkpoint

@@ -15,7 +15,7 @@ FLOWS = """
 import asyncio, sys
 import kitaru
 from kitaru import ReplayOptions, checkpoint, flow
-from kitaru.runtime.report import report
+from kitaru.runtime.views.report import report
 
 WORDS = {"b": [1, 2.5], "a": ("x",)}
 

@@ -1,0 +1,1 @@
+"""HTTP under the transport: two engines that behave alike."""

@@ -1,0 +1,177 @@
+"""A conversation, written as chat completions wants it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import string
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from kitaru.adapters.call import ModelCall
+from kitaru.adapters.message import Document, Image, Message, Part, Text, ToolCall, own_form
+from kitaru.adapters.openai_chat.dialect import Dialect, thinks
+
+_LETTERS: Final = string.ascii_letters + string.digits
+_SHORT: Final = re.compile(r"[A-Za-z0-9]{9}")
+
+# OpenAI: "string too long. Expected a string with maximum length 40".
+_LONGEST_ID: Final = 40
+
+
+def wire_messages(call: ModelCall, dialect: Dialect) -> list[object]:
+    """Return the messages of a call as JSON values.
+
+    Args:
+        call: What is asked.
+        dialect: The server's.
+    """
+    messages = _merged(call.messages) if dialect.alternate else call.messages
+    names = {one.id: one.name for message in messages for one in message.tool_calls}
+    fills = dialect.demands if thinks(call.settings.reasoning) else ""
+    found: list[object] = []
+    pictures: list[object] = []
+    for at, message in enumerate(messages):
+        if message.role != "tool" and pictures:
+            found.append({"role": "user", "content": pictures})
+            pictures = []
+        match message.role:
+            case "assistant":
+                own = own_form(message, call.provider, call.model)
+                if own is not None:
+                    found.append(msgspec.Raw(own))
+                    continue
+                turn = _turn(message, dialect)
+                if fills and (call.tools or message.tool_calls):
+                    turn[fills] = " "  # an empty one counts as missing: LiteLLM `deepseek/chat/transformation.py`
+                if dialect.prefix and at == len(messages) - 1:
+                    turn["prefix"] = True
+                found.append(turn)
+            case "tool":
+                found.append(_result(message, names, dialect))
+                # A tool's result is text in this format: what else it holds follows in the user's name.
+                shown = [part for part in message.parts if not isinstance(part, Text)]
+                if shown:
+                    says = f"What the call {call_id(message.tool_call_id, dialect)} gave beside its text:"
+                    pictures += [{"type": "text", "text": says}, *(_part(part, dialect) for part in shown)]
+            case "developer":
+                role = "developer" if dialect.developer else "system"
+                found.append({"role": role, "content": _content(message, dialect)})
+            case role:
+                if dialect.prefix and role == "system" and at == len(messages) - 1:
+                    role = "user"  # "Expected last role User or Tool": instructions that nothing follows are its prompt
+                found.append({"role": role, "content": _content(message, dialect)})
+    if pictures:
+        found.append({"role": "user", "content": pictures})
+    return found
+
+
+def call_id(name: str, dialect: Dialect) -> str:
+    """Return a tool call's id as the server takes it, always the same for the same id."""
+    fits = _SHORT.fullmatch(name) is not None if dialect.call_ids == "short" else 0 < len(name) <= _LONGEST_ID
+    return name if fits else _hashed(name)
+
+
+def made_id(response: str, position: int, dialect: Dialect) -> str:
+    """Return an id for a tool call that came without one.
+
+    Args:
+        response: The response's own id.
+        position: The call's place in it, from 0.
+        dialect: The server's.
+    """
+    made = _hashed(f"{response}\0{position}")
+    return made if dialect.call_ids == "short" else f"call_{made}"
+
+
+def _hashed(name: str) -> str:
+    number = int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest(), "big")
+    letters = []
+    for _ in range(9):
+        number, at = divmod(number, len(_LETTERS))
+        letters.append(_LETTERS[at])
+    return "".join(letters)
+
+
+def _turn(message: Message, dialect: Dialect) -> dict[str, object]:
+    calls = [_call(one, dialect) for one in message.tool_calls]
+    # Content is required unless there are calls: openai SDK `chat_completion_assistant_message_param.py`.
+    content = message.text or (None if calls else "")
+    return {"role": "assistant", "content": content, **({"tool_calls": calls} if calls else {})}
+
+
+def _call(one: ToolCall, dialect: Dialect) -> dict[str, object]:
+    function = {"name": one.name, "arguments": one.arguments}
+    return {"id": call_id(one.id, dialect), "type": "function", "function": function}
+
+
+def _result(message: Message, names: dict[str, str], dialect: Dialect) -> dict[str, object]:
+    found: dict[str, object] = {
+        "role": "tool",
+        "tool_call_id": call_id(message.tool_call_id, dialect),
+        "content": message.text,
+    }
+    name = message.name or names.get(message.tool_call_id, "")
+    if dialect.tool_name and name:
+        found["name"] = name
+    return found
+
+
+def _content(message: Message, dialect: Dialect) -> object:
+    # Text alone goes as a string, which every server of the family reads; lists of parts are read by few.
+    if all(isinstance(part, Text) for part in message.parts):
+        return message.text
+    return [_part(part, dialect) for part in message.parts]
+
+
+def _part(part: Part, dialect: Dialect) -> dict[str, object]:
+    match part:
+        case Text(text):
+            return {"type": "text", "text": text}
+        case Image():
+            detail = {"detail": part.detail} if part.detail and dialect.image_detail else {}
+            return {"type": "image_url", "image_url": {"url": part.url or _data_url(part), **detail}}
+        case Document():
+            return _document(part, dialect)
+
+
+def _document(part: Document, dialect: Dialect) -> dict[str, object]:
+    match dialect.documents:
+        case "file":  # openai SDK `chat_completion_content_part_param.py`
+            name = {"filename": part.name or "document"}
+            return {"type": "file", "file": {**name, "file_data": part.url or _data_url(part)}}
+        case "document_url":  # mistralai SDK `documenturlchunk.py`
+            name = {"document_name": part.name} if part.name else {}
+            return {"type": "document_url", "document_url": part.url or _data_url(part), **name}
+        case "file_url":  # perplexity SDK `chat_message_input.py`; its documents want bytes without the data: prefix
+            name = {"file_name": part.name} if part.name else {}
+            return {"type": "file_url", "file_url": {"url": part.url or _base64(part)}, **name}
+
+
+def _data_url(part: Image | Document) -> str:
+    return f"data:{part.media_type};base64,{_base64(part)}"
+
+
+def _base64(part: Image | Document) -> str:
+    return base64.b64encode(part.data).decode("ascii")
+
+
+def _merged(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """Return the messages with neighbours of one role as one, which calls, results and own forms never are."""
+    found: list[Message] = []
+    for message in messages:
+        last = found[-1] if found else None
+        if last is None or last.role != message.role or not (_plain(last) and _plain(message)):
+            found.append(message)
+        elif isinstance(last.content, str) and isinstance(message.content, str):
+            found[-1] = Message(message.role, "\n\n".join(text for text in (last.content, message.content) if text))
+        else:
+            found[-1] = Message(message.role, (*last.parts, Text("\n\n"), *message.parts))
+    return tuple(found)
+
+
+def _plain(message: Message) -> bool:
+    return not (message.tool_calls or message.role == "tool" or message.opaque)

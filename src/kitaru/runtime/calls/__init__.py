@@ -1,0 +1,1 @@
+"""Model calls: what is asked, of whom, and what comes of it."""

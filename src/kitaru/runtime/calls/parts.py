@@ -1,0 +1,132 @@
+"""The parts of a message's content, in the forms in which people write them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from kitaru.errors import UsageError
+from kitaru.runtime.call import Call
+from kitaru.runtime.calls.attachments import builtins_of, data_url, part_of
+
+_KNOWN: Final = "Parts are text, image_url, image and document; a file is easier attached: attachments=[path]."
+
+
+def part_from(part: object, at: str) -> dict[str, Any]:
+    """Return a part of a message's content in the form that is recorded.
+
+    Known are OpenAI's `text`, `image_url`, `input_text`, `input_image`; Anthropic's `image` and `document` with a
+    `source`; the neutral form; and Text, Image and Document objects.
+
+    Args:
+        part: The part; a text stands for one.
+        at: What an error calls its place.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    if isinstance(part, str | Call):
+        return {"type": "text", "text": part}
+    if isinstance(part, msgspec.Struct):
+        return _from_object(part, at)
+    if not isinstance(part, Mapping):
+        raise UsageError(f"{at} is a {type(part).__name__}", hint=_KNOWN)
+    match part.get("type"):
+        case "text" | "input_text" | "output_text":
+            return {"type": "text", "text": _text(part, at)}
+        case "image_url" | "input_image":
+            return _image_url(part, at)
+        case "image" | "document" as kind:
+            return _from_source(part, kind, at)
+        case other:
+            shown = repr(other[:40]) if isinstance(other, str) else "none" if other is None else "no text"
+            hint = "Write a tool's result as a message with the role tool." if other == "tool_result" else _KNOWN
+            raise UsageError(f"{at} has the type {shown}, which is not known", hint=hint)
+
+
+def _text(part: Mapping[str, object], at: str) -> object:
+    text = part.get("text")
+    if not isinstance(text, str | Call):
+        raise UsageError(f"{at}: its text is a {type(text).__name__}", hint='Write {"type": "text", "text": "..."}.')
+    return text
+
+
+def _image_url(part: Mapping[str, object], at: str) -> dict[str, Any]:
+    stated, detail = part.get("image_url"), part.get("detail")
+    image: object = stated
+    if isinstance(stated, Mapping):
+        image, detail = stated.get("url"), stated.get("detail", detail)
+    if not isinstance(image, str) or not image:
+        raise UsageError(
+            f"{at} has no image_url", hint='Write {"type": "image_url", "image_url": {"url": "https://..."}}.'
+        )
+    return _image(_located("image", image, at), detail, at)
+
+
+def _from_source(part: Mapping[str, object], kind: str, at: str) -> dict[str, Any]:
+    # In the neutral form the part itself says where its bytes are.
+    source = part.get("source", part)
+    if not isinstance(source, Mapping):
+        raise UsageError(f"{at}: its source is a {type(source).__name__}", hint="Write {type, media_type, data}.")
+    stated = str(source.get("media_type") or "").lower()
+    url, data = source.get("url"), source.get("data")
+    if isinstance(url, str) and url and not data:
+        found = _located(kind, url, at)
+        if stated:
+            found["media_type"] = stated
+    elif source.get("type") == "text" and isinstance(data, str):
+        found = {"type": kind, "media_type": stated or "text/plain", "data": data.encode()}
+    elif isinstance(data, bytes | bytearray) and stated:
+        found = {"type": kind, "media_type": stated, "data": bytes(data)}
+    elif isinstance(data, str) and stated:
+        found = {"type": kind, "media_type": stated, "data": data_url(f"data:;base64,{data}", at)[0]}
+    elif isinstance(data, str | bytes | bytearray):
+        found = _of_kind(kind, part_of({"data": data}), at)
+    else:
+        raise UsageError(f"{at}: its source has neither data nor a url", hint="Write {type, media_type, data}.")
+    if kind == "image":
+        return _image(found, part.get("detail"), at)
+    name = part.get("title") or part.get("name") or ""
+    if not isinstance(name, str):
+        raise UsageError(f"{at}: its name is a {type(name).__name__}")
+    return {**found, "name": name} if name else found
+
+
+def _located(kind: str, url: str, at: str) -> dict[str, Any]:
+    if url[:5].lower() == "data:":
+        data, stated = data_url(url, f"{at}: its data: URL")
+        if stated:
+            return {"type": kind, "media_type": stated, "data": data}
+        return _of_kind(kind, part_of(data), at)
+    if not url[:8].lower().startswith(("http://", "https://")):
+        raise UsageError(
+            f"{at}: its URL is neither http(s) nor data:", hint="Attach a file by its path: attachments=[path]."
+        )
+    return {"type": kind, "url": url}
+
+
+def _image(found: dict[str, Any], detail: object, at: str) -> dict[str, Any]:
+    if not detail:
+        return found
+    if not isinstance(detail, str):
+        raise UsageError(f"{at}: its detail is a {type(detail).__name__}", hint='Such as "low" or "high".')
+    return {**found, "detail": detail}
+
+
+def _from_object(part: msgspec.Struct, at: str) -> dict[str, Any]:
+    from kitaru.adapters import Document, Image, Text
+
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    if not isinstance(part, Image | Document):
+        raise UsageError(f"{at} is a {type(part).__name__}", hint=_KNOWN)
+    return builtins_of(part)
+
+
+def _of_kind(kind: str, part: Any, at: str) -> dict[str, Any]:
+    found = builtins_of(part)
+    if found["type"] != kind:
+        raise UsageError(f"{at} is said to be of the type {kind}, but its bytes are {found['media_type']}")
+    return found

@@ -1,0 +1,1 @@
+"""What an outcome depends on in the project's source."""

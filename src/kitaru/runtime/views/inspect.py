@@ -1,0 +1,520 @@
+"""A run as a person looks at it: its state, its boundaries in the order of their start, what failed it and where."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from kitaru.errors import AmbiguousError, DecodeError, KitaruError, NotFoundError
+from kitaru.runtime.calls.answered import response_of
+from kitaru.runtime.calls.conversation import unchained
+from kitaru.runtime.calls.packed import needs_outcome
+from kitaru.runtime.keys import name_of
+from kitaru.runtime.views.costs import paid, total
+from kitaru.runtime.views.shown import Failure, displayed, failure_of, outcome_shown, traceback_of
+from kitaru.store import codec
+from kitaru.store.events import (
+    FINISHED,
+    AnyEvent,
+    Attempt,
+    Blob,
+    Boundary,
+    BoundaryEvent,
+    ChildStarted,
+    Copied,
+    Deviated,
+    FlowRef,
+    LlmAttempted,
+    LlmCompleted,
+    LlmRecord,
+    LlmRequested,
+    Overridden,
+    Ref,
+    Reused,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunParked,
+    RunRetried,
+    RunStarted,
+    StepCancelled,
+    StepCompleted,
+    StepFailed,
+    StepStarted,
+    TimerFired,
+    TimerSet,
+)
+from kitaru.store.names import new_run_id
+from kitaru.store.protocol import Recorded, RunRow
+
+if TYPE_CHECKING:
+    from kitaru.runtime.handle import RunHandle
+    from kitaru.runtime.runtime import Runtime
+
+VALUES: Final = frozenset({"now", "uuid", "random", "log"})
+"""Kinds of boundaries that are values rather than steps."""
+
+DONE: Final = frozenset({"done", "reused", "overridden"})
+
+_BOUNDARY: Final = msgspec.msgpack.Decoder(BoundaryEvent)
+
+
+class BoundaryView(msgspec.Struct):
+    """One boundary of a run.
+
+    `state` is a word: `done`, `failed`, `in doubt` (it was started and has no outcome, so it may have been billed),
+    `running`, `retrying`, `waiting` (a timer, a child run), `cancelled` (the flow gave it up), `reused`, `overridden`,
+    or `to run again`. Times are UTC seconds since the epoch, sizes bytes, `seconds` how long it took.
+    """
+
+    key: str
+    name: str
+    kind: str
+    state: str
+    seq: int
+    order: int
+    started: float
+    seconds: float | None = None
+    attempt: int = 1
+    inside: str = ""
+    """The key of the checkpoint that it was called in."""
+    depth: int = 0
+    inputs_size: int = 0
+    outcome_size: int = 0
+    artifact: str = ""
+    model: str = ""
+    llm: LlmRecord | None = None
+    attempts: tuple[Attempt, ...] = ()
+    """Failed HTTP attempts of a model call."""
+    failure: Failure | None = None
+    reused_from: str = ""
+    moved_from: str = ""
+    deadline: float | None = None
+    child: str = ""
+    effects: bool = False
+    metadata: dict[str, object] = {}
+    cost: Decimal | None = None
+    """USD of a model call, answers that could not be used included; None where it is not known. A reused one's is what
+    it had cost."""
+
+
+class RunView(msgspec.Struct):
+    """A run. `status` is `interrupted` where the run's owner died. `help` is the command that helps."""
+
+    id: str
+    flow: str
+    file: str
+    status: str
+    created: float
+    updated: float
+    seconds: float
+    live: bool
+    python: str
+    kitaru: str
+    inputs: object
+    boundaries: list[BoundaryView]
+    note: str = ""
+    source: str = ""
+    parent: str = ""
+    result: object = None
+    failure: Failure | None = None
+    causes: tuple[str, ...] = ()
+    metadata: dict[str, object] = {}
+    deviations: tuple[str, ...] = ()
+    events: int = 0
+    help: str = ""
+    cost: Decimal | None = None
+    """USD of the model calls that the run made itself, as far as it is known."""
+
+    @property
+    def steps(self) -> list[BoundaryView]:
+        """The boundaries of the flow's own code that are steps."""
+        return [b for b in self.boundaries if not b.inside and b.kind not in VALUES]
+
+    @property
+    def in_doubt(self) -> list[BoundaryView]:
+        """The boundaries that were started and have no outcome."""
+        return [b for b in self.boundaries if b.state == "in doubt"]
+
+
+class StepView(msgspec.Struct):
+    """One boundary with what it was given and what it gave, as JSON shows them."""
+
+    run: str
+    boundary: BoundaryView
+    inputs: object = None
+    outcome: object = None
+    messages: list[dict[str, Any]] = []
+    response: object = None
+    attempts: tuple[Attempt, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    traceback: str = ""
+    settings: object = None
+
+
+def status_of(row: RunRow) -> str:
+    """A run's status for people: one that is running but owned by nobody living is `interrupted`."""
+    return "interrupted" if row.status == "running" and not row.live else row.status
+
+
+def runs_here(handle: RunHandle[Any]) -> bool:
+    """Whether a handle's run is in this process, rather than followed or finished."""
+    return handle._execution is not None
+
+
+async def park(handle: RunHandle[Any], reason: str) -> None:
+    """Have a run of this loop leave memory, saying why in its log, and wait until it has."""
+    execution = handle._execution
+    if execution is not None and not execution.finished.done():
+        execution.leave(reason)
+    await handle.park()
+
+
+async def view(runtime: Runtime, run: str) -> RunView:
+    """A run as its log tells it.
+
+    Args:
+        run: Its whole id.
+
+    Raises:
+        NotFoundError: No such run, or it was pruned.
+    """
+    row = await runtime.store.run(run)
+    events = await runtime.events(run)
+    if not events or not isinstance(events[0].event, RunStarted):
+        raise NotFoundError(f"run {run} was pruned; its log is gone", hint="`kitaru runs` lists the others.")
+    started = events[0].event
+    shown = RunView(
+        id=run, flow=started.flow.name, file=started.flow.file, status=status_of(row), created=row.created,
+        updated=row.updated, seconds=_taken(events, row), live=row.live, python=started.python, kitaru=started.kitaru,
+        inputs=await displayed(runtime, started.inputs), boundaries=[], note=row.note, source=row.origin or "",
+        parent=row.parent or "", events=row.seq,
+    )  # fmt: skip
+    shown.boundaries = boundaries(events, row)
+    shown.cost = spent(shown.boundaries)
+    for log in await _logs(runtime, events):
+        _attach(shown, *log)
+    shown.deviations = tuple(r.event.note for r in events if isinstance(r.event, Deviated))
+    end = next((r.event for r in reversed(events) if isinstance(r.event, RunCompleted | RunFailed | RunRetried)), None)
+    if isinstance(end, RunCompleted) and row.status == "completed":
+        shown.result = await displayed(runtime, end.outcome)
+    elif isinstance(end, RunFailed) and row.status == "failed":
+        shown.failure = await failure_of(runtime, end.error)
+        shown.causes = end.causes
+    await _add_failures(runtime, events, shown.boundaries)
+    shown.help = _help(shown)
+    return shown
+
+
+async def step(runtime: Runtime, run: str, selector: str) -> StepView:
+    """One boundary of a run.
+
+    Args:
+        run: The run's whole id.
+        selector: A key, a name, or an event's number.
+
+    Raises:
+        NotFoundError, AmbiguousError: The selector fits none, or several.
+    """
+    events = await runtime.events(run)
+    shown = await view(runtime, run)
+    found = select(shown.boundaries, selector, run)
+    seen = StepView(run, found)
+    failures = []
+    for event in events_of(events, found.key):
+        if isinstance(event, Overridden):
+            seen.outcome = await displayed(runtime, event.outcome)
+            continue
+        if isinstance(event, LlmAttempted):
+            seen.attempts = (*seen.attempts, event.tried)
+            continue
+        seen.inputs = await displayed(runtime, event.inputs)
+        if isinstance(event, LlmRequested | LlmCompleted) or event.kind == "llm":
+            seen.messages, seen.settings = await _conversation(runtime, event.inputs)
+        if isinstance(event, StepCompleted | LlmCompleted):
+            seen.outcome = await outcome_shown(runtime, event)
+        if isinstance(event, LlmCompleted):
+            seen.response = await _response(runtime, event)
+            seen.attempts = event.llm.attempts
+        if isinstance(event, StepFailed):
+            failures.append(await failure_of(runtime, event.error))
+            seen.traceback = await traceback_of(runtime, event.error)
+    seen.failures = tuple(failures)
+    return seen
+
+
+def select(found: Sequence[BoundaryView], selector: str, run: str) -> BoundaryView:
+    """The one boundary that a selector means: by key, by event number, or by name.
+
+    Raises:
+        NotFoundError: None.
+        AmbiguousError: Several; the message lists them.
+    """
+    fits = [b for b in found if b.key == selector]
+    if not fits and selector.isdecimal():
+        fits = [b for b in found if b.seq == int(selector)]
+    if not fits:
+        fits = [b for b in found if b.name == selector]
+    if len(fits) == 1:
+        return fits[0]
+    if not fits:
+        names = ", ".join(dict.fromkeys(b.name for b in found if b.kind not in VALUES))
+        raise NotFoundError(f"run {run} has no boundary {selector!r}", hint=f"It has: {names or 'none yet'}.")
+    listed = "\n".join(f"  event {b.seq}: {b.key}" for b in fits)
+    raise AmbiguousError(
+        f"{selector!r} fits {len(fits)} boundaries of run {run}:\n{listed}", hint="Name one by its event number."
+    )
+
+
+def events_of(events: Iterable[Recorded], key: str) -> list[BoundaryEvent | Overridden]:
+    """The events of one boundary, those copied from a replay's source included where they were reused."""
+    copies = {r.seq: r.event for r in events if isinstance(r.event, Copied)}
+    found: list[BoundaryEvent | Overridden] = []
+    for recorded in events:
+        event = recorded.event
+        if isinstance(event, Reused) and event.key == key:
+            found.append(_BOUNDARY.decode(copies[event.seq].event))
+        elif isinstance(event, BoundaryEvent | Overridden) and event.key == key:
+            found.append(event)
+    return found
+
+
+# -- boundaries --------------------------------------------------------------------------------------------------------
+
+
+def boundaries(events: Sequence[Recorded], row: RunRow) -> list[BoundaryView]:
+    """A run's boundaries in the order of their start, each after the checkpoint that it was called in."""
+    found: dict[str, BoundaryView] = {}
+    copies: dict[int, Copied] = {}
+    for seq, _, event in events:
+        if isinstance(event, Copied):
+            copies[seq] = event
+        elif isinstance(event, Reused):
+            copy = copies[event.seq]
+            inner = _BOUNDARY.decode(copy.event)
+            shown = _taken_up(found.get(event.key), seq, inner, event.key)
+            shown.started, shown.state = event.at, "reused"
+            shown.reused_from, shown.moved_from = copy.run, event.moved_from
+            found[event.key] = shown
+        elif isinstance(event, Overridden):
+            found[event.key] = BoundaryView(
+                event.key, name_of(event.key), "step", "overridden", seq, 0, event.at, outcome_size=_size(event.outcome)
+            )
+        elif isinstance(event, RunRetried):
+            for key in event.dropped:
+                if key in found:
+                    found[key].state = "to run again"
+        elif isinstance(event, LlmAttempted):
+            if event.key in found:
+                found[event.key].attempts = (*found[event.key].attempts, event.tried)
+        elif isinstance(event, Boundary):
+            assert isinstance(event, BoundaryEvent)
+            before = found.get(event.key)
+            late = isinstance(event, StepStarted) and before is not None and before.attempt == event.attempt
+            if late and before is not None and before.state in ("done", "failed", "cancelled"):
+                continue  # a long step's start, queued when its end was already on its way
+            found[event.key] = _taken_up(before, seq, event, event.key)
+    for shown in found.values():
+        _settle(shown, row)
+        if shown.kind == "llm":
+            shown.cost = paid(shown.llm, shown.attempts)
+    return _in_order(found, row)
+
+
+def spent(found: Iterable[BoundaryView]) -> Decimal | None:
+    """What a run's own model calls cost, USD, as far as it is known; None where nothing is."""
+    return total([b.cost for b in found if b.state != "reused" and (b.llm is not None or b.cost is not None)])
+
+
+def _taken_up(before: BoundaryView | None, seq: int, event: BoundaryEvent, key: str) -> BoundaryView:
+    parent, inside, _ = key.rpartition("/")
+    checkpoint = parent.rpartition(">")[0] if inside and ">" in parent else ""
+    shown = BoundaryView(
+        key, name_of(key), event.kind, "running", seq, event.order, getattr(event, "started", event.at),
+        attempt=event.attempt, inside=checkpoint, depth=key.count(">"), inputs_size=_size(event.inputs),
+    )  # fmt: skip
+    if before is not None:
+        shown.model, shown.effects, shown.child = before.model, before.effects, before.child
+        shown.attempts = before.attempts
+    if isinstance(event, StepStarted):
+        shown.effects = event.effects
+    elif isinstance(event, LlmRequested):
+        shown.model = event.model
+    elif isinstance(event, ChildStarted):
+        shown.child = event.child
+    elif isinstance(event, TimerSet):
+        shown.deadline = event.deadline
+    elif isinstance(event, StepFailed):
+        shown.state = "failed" if event.final else "retrying"
+    elif isinstance(event, StepCancelled):
+        shown.state = "cancelled"
+    else:
+        shown.state = "done"
+    if isinstance(event, StepCompleted | LlmCompleted):
+        shown.outcome_size = _size(event.outcome)
+        shown.artifact = event.outcome.digest.hex() if isinstance(event.outcome, Ref) else ""
+    if isinstance(event, LlmCompleted):
+        shown.llm, shown.model = event.llm, event.llm.model
+    if isinstance(event, StepCompleted | StepFailed | StepCancelled | LlmCompleted | TimerFired):
+        shown.seconds = max(0.0, event.at - event.started)
+    return shown
+
+
+def _settle(shown: BoundaryView, row: RunRow) -> None:
+    """What an open boundary is, given whether anybody runs the run."""
+    if row.live and row.status not in FINISHED:
+        if shown.state == "running" and shown.deadline is not None:
+            shown.state = "waiting"
+        return
+    if shown.state == "retrying":
+        shown.state = "to run again"
+    elif shown.state == "running":
+        shown.state = "waiting" if shown.deadline is not None or shown.child else "in doubt"
+
+
+def _in_order(found: dict[str, BoundaryView], row: RunRow) -> list[BoundaryView]:
+    for shown in list(found.values()):
+        # A checkpoint that the process died in has no event of its own yet, but what was called inside does.
+        inner = shown
+        while inner.inside and inner.inside not in found:
+            over = inner.inside
+            parent, inside, _ = over.rpartition("/")
+            state = "running" if row.live else "to run again"
+            made = BoundaryView(over, name_of(over), "step", state, inner.seq, inner.order - 1, inner.started)
+            made.inside = parent.rpartition(">")[0] if inside and ">" in parent else ""
+            made.depth = over.count(">")
+            found[over] = inner = made
+    if any(shown.state in ("reused", "overridden") for shown in found.values()):
+        ranked = sorted(found.values(), key=lambda shown: (shown.started, shown.seq))
+    else:
+        ranked = sorted(found.values(), key=lambda shown: (shown.order, shown.seq))
+    under: dict[str, list[BoundaryView]] = {}
+    for shown in ranked:
+        under.setdefault(shown.inside, []).append(shown)
+    ordered: list[BoundaryView] = []
+    todo = list(reversed(under.get("", [])))
+    while todo:
+        shown = todo.pop()
+        ordered.append(shown)
+        todo += reversed(under.get(shown.key, []))
+    return ordered
+
+
+def _size(blob: Blob) -> int:
+    return blob.size if isinstance(blob, Ref) else len(blob)
+
+
+# -- what the run was told and what became of it -----------------------------------------------------------------------
+
+
+async def _add_failures(runtime: Runtime, events: Iterable[Recorded], found: Iterable[BoundaryView]) -> None:
+    wanted = {shown.key: shown for shown in found if shown.state in ("failed", "retrying", "to run again")}
+    for recorded in events:
+        event = recorded.event
+        if isinstance(event, StepFailed) and event.key in wanted:
+            wanted[event.key].failure = await failure_of(runtime, event.error)
+
+
+async def _logs(runtime: Runtime, events: Iterable[Recorded]) -> list[tuple[str, dict[str, object]]]:
+    """The metadata of `kitaru.log`, with the key that it was logged under."""
+    logs: dict[str, dict[str, object]] = {}
+    copies = {r.seq: r.event for r in events if isinstance(r.event, Copied)}
+    for recorded in events:
+        event: AnyEvent = recorded.event
+        if isinstance(event, Reused):
+            event = _BOUNDARY.decode(copies[event.seq].event)
+        if isinstance(event, StepCompleted) and event.kind == "log":
+            value = await displayed(runtime, event.outcome)
+            if isinstance(value, dict):
+                logs[event.key] = value
+    return list(logs.items())
+
+
+def _attach(shown: RunView, key: str, metadata: dict[str, object]) -> None:
+    parent, inside, _ = key.rpartition("/")
+    over = parent.rpartition(">")[0] if inside and ">" in parent else ""
+    for boundary in shown.boundaries:
+        if over and boundary.key == over:
+            boundary.metadata = {**boundary.metadata, **metadata}
+            return
+    shown.metadata = {**shown.metadata, **metadata}
+
+
+async def _conversation(runtime: Runtime, blob: Blob) -> tuple[list[dict[str, Any]], object]:
+    """The messages of a model call and its settings, from its encoded inputs."""
+    try:
+        data: Any = codec.decoder()(await runtime.value(blob))
+        head, settings = data
+        messages = await unchained(head, runtime.store.artifact) if isinstance(head, bytes) else head
+    except (KitaruError, DecodeError, ValueError, TypeError):
+        return [], None
+    return [dict(message) for message in messages], settings
+
+
+async def _response(runtime: Runtime, event: LlmCompleted) -> object:
+    try:
+        response = await runtime.value(event.response)
+        outcome = await runtime.value(event.outcome) if needs_outcome(response) else b""
+        return msgspec.json.decode(response_of(event, response, outcome))
+    except (KitaruError, msgspec.DecodeError):
+        return None
+
+
+def _taken(events: Sequence[Recorded], row: RunRow) -> float:
+    """Seconds from the run's start to its end, or to now while it runs."""
+    last = time.time() if row.live and row.status == "running" else events[-1].event.at
+    for recorded in reversed(events):
+        if isinstance(recorded.event, RunCompleted | RunFailed | RunCancelled | RunParked):
+            last = recorded.event.at if row.status != "running" else last
+            break
+    return max(0.0, last - events[0].event.at)
+
+
+def _help(shown: RunView) -> str:
+    if shown.status in ("interrupted", "parked"):
+        return f"kitaru resume {shown.id}"
+    if shown.status in ("failed", "cancelled"):
+        return f"kitaru retry {shown.id}"
+    if shown.status == "running":
+        return f"kitaru events {shown.id} -f"
+    return ""
+
+
+# -- where it comes from -----------------------------------------------------------------------------------------------
+
+
+def fresh_run_id() -> str:
+    """An id for a run that is about to start, to be told before it does."""
+    return new_run_id()
+
+
+async def flow_ref(runtime: Runtime, run: str) -> FlowRef:
+    """Where a run's flow lives.
+
+    Raises:
+        NotFoundError: No such run, or it was pruned.
+    """
+    return (await _first(runtime, run)).flow
+
+
+async def opening_view(runtime: Runtime, run: str) -> RunView:
+    """A run as it was asked for, without its boundaries: quick, however long its log."""
+    row = await runtime.store.run(run)
+    started = await _first(runtime, run)
+    return RunView(
+        id=run, flow=started.flow.name, file=started.flow.file, status=status_of(row), created=row.created,
+        updated=row.updated, seconds=0.0, live=row.live, python=started.python, kitaru=started.kitaru,
+        inputs=await displayed(runtime, started.inputs), boundaries=[], source=row.origin or "",
+        parent=row.parent or "",
+    )  # fmt: skip
+
+
+async def _first(runtime: Runtime, run: str) -> RunStarted:
+    events = await runtime.store.events(run, limit=1)
+    if not events or not isinstance(events[0].event, RunStarted):
+        raise NotFoundError(f"no run {run}, or it was pruned", hint="`kitaru runs` lists them.")
+    return events[0].event

@@ -1,0 +1,141 @@
+"""Runs as a list shows them: a line each, with what a reader wants to know first."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from kitaru.errors import AmbiguousError, NotFoundError
+from kitaru.runtime.views.inspect import DONE, VALUES, boundaries, spent, status_of
+from kitaru.runtime.views.shown import failure_of
+from kitaru.runtime.views.transcript import iso
+from kitaru.store.events import HELD, RunFailed
+from kitaru.store.protocol import Recorded, RunRow
+
+if TYPE_CHECKING:
+    from kitaru.runtime.runtime import Runtime
+
+STATUSES: Final = ("running", "parked", "interrupted", "completed", "failed", "cancelled", "pruned")
+_SHORT: Final = 8
+_GENERATED: Final = re.compile(r"[a-z2-7]{16}")
+_ENOUGH: Final = 20_000
+"""Events that one listing reads at most to count steps."""
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A run in a list.
+
+    `short` is the shortest prefix of the id, from 8 characters, that means this run. `steps` are counted as `4`, as
+    `17/20` where not all are done, or as `2+3r` where some were reused; "" where the log is too long to be counted.
+    """
+
+    id: str
+    short: str
+    flow: str
+    status: str
+    created: float
+    updated: float
+    seconds: float | None
+    steps: str
+    cost: Decimal | None
+    note: str
+    source: str | None
+    parent: str | None
+    events: int
+
+    def as_json(self) -> dict[str, object]:
+        """For machines: whole id, ISO times."""
+        return {
+            "id": self.id, "flow": self.flow, "status": self.status, "started": iso(self.created),
+            "updated": iso(self.updated), "seconds": self.seconds, "steps": self.steps or None,
+            "cost": format(self.cost, "f") if self.cost is not None else None, "note": self.note or None,
+            "replay_of": self.source, "parent": self.parent, "events": self.events,
+        }  # fmt: skip
+
+
+async def listing(
+    runtime: Runtime,
+    *,
+    status: Sequence[str] = (),
+    flow: str | None = None,
+    since: float | None = None,
+    limit: int = 20,
+    before: str | None = None,
+) -> list[Listed]:
+    """Runs, newest first; the arguments are those of the store's `runs`."""
+    rows = await runtime.store.runs(status=status, flow=flow, since=since, limit=limit, before=before)
+    found, read = [], 0
+    for row in rows:
+        events: list[Recorded] = []
+        if read + row.seq <= _ENOUGH:
+            events = await runtime.store.events(row.id)
+            read += len(events)
+        found.append(await _listed(runtime, row, events))
+    return found
+
+
+async def _listed(runtime: Runtime, row: RunRow, events: list[Recorded]) -> Listed:
+    status = status_of(row)
+    short = await _short(runtime, row.id)
+    ended = time.time() if status == "running" else row.updated
+    if status == "interrupted" and events:
+        ended = events[-1].event.at
+    steps, cost = _steps(events, row)
+    return Listed(
+        row.id, short, row.flow, status, row.created, row.updated,
+        None if status == "pruned" else max(0.0, ended - row.created), steps, cost,
+        await _note(runtime, row, events, short), row.origin, row.parent, row.seq,
+    )  # fmt: skip
+
+
+def _steps(events: list[Recorded], row: RunRow) -> tuple[str, Decimal | None]:
+    if row.status == "pruned" or not events:
+        return "", None
+    found = [b for b in boundaries(events, row) if b.kind not in VALUES]
+    own = [b for b in found if not b.inside]
+    done = sum(b.state in DONE or b.state == "cancelled" for b in own)
+    reused = sum(b.state == "reused" for b in own)
+    whole = f"{len(own) - reused}+{reused}r" if reused else str(len(own))
+    return whole if done == len(own) else f"{done}/{len(own)}", spent(found)
+
+
+async def _note(runtime: Runtime, row: RunRow, events: list[Recorded], short: str) -> str:
+    parts = []
+    if row.origin is not None:
+        parts.append(f"replay of {await _short(runtime, row.origin)}")
+    if row.parent is not None:
+        parts.append(f"child of {await _short(runtime, row.parent)}")
+    status = status_of(row)
+    if status == "failed":
+        end = events[-1].event if events else None
+        if isinstance(end, RunFailed):
+            failure = await failure_of(runtime, end.error)
+            cause = f"{end.causes[0]}: " if end.causes else ""
+            kind = failure.type.rpartition(".")[2]
+            message = (failure.message.splitlines() or [""])[0]
+            parts.append(f"{cause}{kind}: {message}"[:80])
+        parts.append(f"kitaru retry {short}")
+    elif status in ("interrupted", "parked"):
+        if row.note.startswith(f"{HELD}: "):
+            parts.append(row.note.removeprefix(f"{HELD}: "))
+        parts.append(f"kitaru resume {short}")
+    elif row.note:
+        parts.append(row.note)
+    return "; ".join(parts)
+
+
+async def _short(runtime: Runtime, run: str) -> str:
+    if _GENERATED.fullmatch(run) is None:
+        return run
+    for length in range(_SHORT, len(run), 2):
+        try:
+            if await runtime.store.find(run[:length]) == run:
+                return run[:length]
+        except (AmbiguousError, NotFoundError):
+            continue
+    return run

@@ -1,0 +1,89 @@
+"""Recorded values and exceptions as people see them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from kitaru.errors import KitaruError
+from kitaru.runtime.calls.answered import reply_of
+from kitaru.store import codec
+from kitaru.store.events import Blob, LlmCompleted, StepCompleted
+
+if TYPE_CHECKING:
+    from kitaru.runtime.runtime import Runtime
+
+_FRAME: Final = re.compile(
+    r'^ +File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>.+)\n(?: {4}(?P<code>.+)\n)?', re.MULTILINE
+)
+_PACKAGE: Final = str(Path(__file__).resolve().parents[2])
+_STDLIB: Final = str(Path(re.__file__).resolve().parents[1])
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """What an exception was, and the line of the project's code that it came from."""
+
+    type: str
+    message: str
+    file: str = ""
+    line: int = 0
+    code: str = ""
+
+
+async def displayed(runtime: Runtime, blob: Blob) -> object:
+    """An encoded value as JSON shows it; an artifact that cannot be read is shown as that."""
+    if isinstance(blob, bytes) and not blob:
+        return None
+    try:
+        return codec.display(await runtime.value(blob))
+    except KitaruError as error:
+        return {"unreadable": error.message}
+
+
+async def outcome_shown(runtime: Runtime, event: StepCompleted | LlmCompleted) -> object:
+    """What a boundary gave, as JSON shows it."""
+    if not isinstance(event, LlmCompleted) or not event.llm.whole:
+        return await displayed(runtime, event.outcome)
+    try:
+        return codec.display(codec.encode(reply_of(await runtime.value(event.outcome), event.llm)))
+    except KitaruError as error:
+        return {"unreadable": error.message}
+
+
+async def failure_of(runtime: Runtime, blob: Blob) -> Failure:
+    """A recorded exception, with the last line of its traceback that is the project's own code."""
+    try:
+        data = await runtime.value(blob)
+        name, message = codec.describe_exception(data)
+        text = codec.format_exception(data)
+    except KitaruError as error:
+        return Failure("unreadable", error.message)
+    at = _own_line(text)
+    shown = name.replace(":", ".")
+    if at is None:
+        return Failure(shown, message)
+    return Failure(shown, message, at["file"], int(at["line"]), (at["code"] or "").strip())
+
+
+def _own_line(text: str) -> re.Match[str] | None:
+    last = None
+    for frame in _FRAME.finditer(text):
+        if is_own(frame["file"]):
+            last = frame
+    return last
+
+
+def is_own(file: str) -> bool:
+    """Whether a file is the project's, and not of an installed package, of Python itself, or of Kitaru."""
+    return not file.startswith((_PACKAGE, "<", f"{_STDLIB}/")) and "site-packages" not in file
+
+
+async def traceback_of(runtime: Runtime, blob: Blob) -> str:
+    """A recorded exception's traceback, with its causes."""
+    try:
+        return codec.format_exception(await runtime.value(blob))
+    except KitaruError as error:
+        return error.message
