@@ -106,7 +106,7 @@ MAY_BLOCK = {
     # Loading a flow's module, before its run begins.
     "kitaru/runtime/loader.py": {"load_flow", "loaded_flow", "load_file"},
     # One row and, once a process, the key: sync by contract, for sync code in flows.
-    "kitaru/runtime/secrets/__init__.py": {"get_secret", "find", "read"},
+    "kitaru/runtime/secrets/named.py": {"get_secret", "find", "read"},
     # The price table, half a megabyte beside the code: once a process.
     "kitaru/adapters/prices.py": {"_table"},
     # An attached file: by contract read at the call, whose fingerprint its content is part of.

@@ -31,7 +31,9 @@ from kitaru.runtime.fork import Fork, ReplayOptions
 from kitaru.runtime.handle import RunHandle
 from kitaru.runtime.keys import scope
 from kitaru.runtime.runtime import Runtime
-from kitaru.runtime.secrets import (
+from kitaru.runtime.secrets.credentials import credentials
+from kitaru.runtime.secrets.image import ImageSettings, getenv
+from kitaru.runtime.secrets.named import (
     Secret,
     SecretSummary,
     create_secret,
@@ -40,8 +42,6 @@ from kitaru.runtime.secrets import (
     list_secrets,
     set_secret,
 )
-from kitaru.runtime.secrets.credentials import credentials
-from kitaru.runtime.secrets.image import ImageSettings, getenv
 
 if TYPE_CHECKING:
     from kitaru.adapters import Retry, SecretStr, Timeouts

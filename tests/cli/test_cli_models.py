@@ -129,7 +129,7 @@ def test_a_key_of_the_environment_is_named_and_never_shown(fast: Kitaru, monkeyp
 
 
 def test_a_secret_that_is_there_is_not_missing(fast: Kitaru) -> None:
-    from kitaru.runtime.secrets import create_secret
+    from kitaru.runtime.secrets.named import create_secret
 
     create_secret("openai-creds", {"OPENAI_API_KEY": "key-of-the-test"})
     assert fast("model", "list", "--json").json["aliases"][0]["key"] == {
@@ -263,7 +263,7 @@ def test_a_missing_key_ends_with_4(kitaru: Kitaru) -> None:
 
 
 def test_the_linked_secrets_key_is_sent(fast: Kitaru, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kitaru.runtime.secrets import create_secret
+    from kitaru.runtime.secrets.named import create_secret
 
     create_secret("openai-creds", {"OPENAI_API_KEY": "key-of-the-test"})
     with StandInServer(Options(api_key="key-of-the-test")) as server:

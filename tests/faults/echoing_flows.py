@@ -12,8 +12,8 @@ from typing import Any
 
 import kitaru
 from kitaru import Flow, ModelError, RunHandle, Runtime, flow
-from kitaru.runtime import secrets
 from kitaru.runtime.fork import ReplayOptions
+from kitaru.runtime.secrets import named as secrets
 
 PROVIDERS = ("openai", "openai-responses", "anthropic", "google", "cohere", "ollama", "mistral", "azure")
 KINDS = ("echo-error", "echo-error-400", "echo-header", "echo-body", "echo-stream")

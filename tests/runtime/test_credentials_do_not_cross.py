@@ -16,7 +16,7 @@ import pytest
 import kitaru
 from kitaru import Flow, RunHandle, Runtime, UsageError, checkpoint, flow
 from kitaru.adapters.standin import StandInServer
-from kitaru.runtime import secrets
+from kitaru.runtime.secrets import named as secrets
 from tests.runtime.runs import PATIENCE
 
 RUNS = 50

@@ -14,8 +14,8 @@ from kitaru import EncodeError, Runtime, SecretStr, checkpoint, flow
 from kitaru.adapters.provider import Capabilities, Provider
 from kitaru.adapters.providers import provider
 from kitaru.errors import CredentialError, NotFoundError, RunParkedError, UsageError
-from kitaru.runtime import secrets
 from kitaru.runtime.fork import ReplayOptions
+from kitaru.runtime.secrets import named as secrets
 from kitaru.runtime.secrets.credentials import Credential, find, missing
 from kitaru.runtime.views.listing import listing
 from kitaru.store.events import HELD, RunParked, RunStarted

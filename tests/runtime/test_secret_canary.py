@@ -27,7 +27,7 @@ import asyncio, logging, os, sys, traceback
 import kitaru
 from kitaru import Runtime, SecretStr, checkpoint, flow
 from kitaru.adapters.providers import provider
-from kitaru.runtime import secrets
+from kitaru.runtime.secrets import named as secrets
 from kitaru.runtime.secrets.credentials import find
 from kitaru.runtime.fork import ReplayOptions
 

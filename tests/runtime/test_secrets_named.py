@@ -18,7 +18,7 @@ import pytest
 import kitaru
 from kitaru import EncodeError, Runtime, checkpoint, flow
 from kitaru.errors import AmbiguousError, CorruptStoreError, NotFoundError, SecretKeyError, UsageError
-from kitaru.runtime import secrets
+from kitaru.runtime.secrets import named as secrets
 from kitaru.runtime.secrets import secret_key, vault
 from kitaru.store.events import StepFailed
 from kitaru.store.protocol import Sealed, SealedAt
@@ -286,7 +286,7 @@ REKEYING = """
 import asyncio, os, sys
 from kitaru import Runtime, create_secret
 from kitaru.store import secrets as rows
-from kitaru.runtime import secrets
+from kitaru.runtime.secrets import named as secrets
 
 for number in range(20):
     secrets.set_secret("creds", {f"KEY_{number}": f"value-{number}-of-the-test"})

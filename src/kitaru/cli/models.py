@@ -208,7 +208,7 @@ def list_models(
 
 def _secrets(context: Context) -> frozenset[str] | None:
     """Names and ids of the secrets in the store; None where it cannot be read, which is no reason to list nothing."""
-    from kitaru.runtime.secrets import list_secrets
+    from kitaru.runtime.secrets.named import list_secrets
 
     async def work(runtime: Runtime) -> frozenset[str]:
         rows = await asyncio.to_thread(list_secrets, runtime=runtime)

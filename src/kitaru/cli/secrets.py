@@ -69,7 +69,7 @@ def set_(
     public: Annotated[bool, typer.Option("--public", help="All users of the store get to see it.")] = False,
 ) -> int:
     """Store a secret, or set values of one."""
-    from kitaru.runtime.secrets import set_secret
+    from kitaru.runtime.secrets.named import set_secret
 
     out = context.out
     if private and public:
@@ -152,7 +152,7 @@ def show(
     ] = False,
 ) -> int:
     """Show a secret, its values masked."""
-    from kitaru.runtime.secrets import describe_secret, get_secret
+    from kitaru.runtime.secrets.named import describe_secret, get_secret
 
     found = _with(context, describe_secret, name)
     values = _with(context, get_secret, found.id).values if reveal else dict.fromkeys(found.keys, _MASK)
@@ -169,7 +169,7 @@ def show(
 @command((SECRETS, "list"), examples="kitaru secrets list\nkitaru secrets list --json")
 def list_(context: Context) -> int:
     """List the secrets that this user may see, without values."""
-    from kitaru.runtime.secrets import list_secrets
+    from kitaru.runtime.secrets.named import list_secrets
 
     found = _with(context, list_secrets)
     out = context.out
@@ -199,7 +199,7 @@ def delete(
     context: Context, name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> int:
     """Delete a secret for good. On a terminal it asks first."""
-    from kitaru.runtime.secrets import delete_secret, describe_secret
+    from kitaru.runtime.secrets.named import delete_secret, describe_secret
 
     out = context.out
     found = _with(context, describe_secret, name)
@@ -225,7 +225,7 @@ def delete(
 )
 def rekey(context: Context) -> int:
     """Replace the key that secrets are sealed under."""
-    from kitaru.runtime.secrets import rekey as renew
+    from kitaru.runtime.secrets.named import rekey as renew
 
     replaced, left, source = _with(context, renew)
     out = context.out

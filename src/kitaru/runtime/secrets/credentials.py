@@ -182,7 +182,7 @@ def _remember(key: SecretStr) -> None:
 
 
 def _linked(row: Provider, linked: str) -> Credential:
-    from kitaru.runtime import secrets
+    from kitaru.runtime.secrets import named as secrets
 
     vault = _vault()
     try:

@@ -410,7 +410,7 @@ async def overlay(vault: Vault, run: str, image: ImageSettings) -> dict[str, Sec
     """The variables that settings give to a run."""
     if not image:
         return {}
-    from kitaru.runtime.secrets import values_of
+    from kitaru.runtime.secrets.named import values_of
 
     try:
         secrets = await asyncio.to_thread(values_of, vault, image.secret_environment_from)
