@@ -5,6 +5,8 @@ Every attempt that fails is in the log before the next is made, so its count and
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import time
 from collections.abc import Sequence
 from decimal import Decimal
@@ -149,21 +151,21 @@ class Asking:
         proxy = gateway(environ)
         through = gateway_route(asked.route, environ) if proxy is not None else None
         if through is None or proxy is None:
-            return await self._through(self._way(asked, following))
+            return await self._through(await self._way(asked, following))
         try:
-            return await self._through(self._way(asked, following, through))
+            return await self._through(await self._way(asked, following, through))
         except ModelError as error:
             away = isinstance(error, ModelConnectionError) and not error.sent
             if not (away and gateway_fallback(environ)):
                 raise explained(error, proxy) from None
         instead = "direct: the gateway could not be reached"
         try:
-            return await self._through(msgspec.structs.replace(self._way(asked, following), via=instead))
+            return await self._through(msgspec.structs.replace(await self._way(asked, following), via=instead))
         except ModelError as error:
             error.add_note(instead)
             raise
 
-    def _way(self, asked: Asked, following: str, through: Route | None = None) -> Way:
+    async def _way(self, asked: Asked, following: str, through: Route | None = None) -> Way:
         route, call, sending = asked.route, asked.call, self._sending
         if through is not None:
             route = through
@@ -176,7 +178,12 @@ class Asking:
             credential = Credential(proxy.key, "environment" if proxy.key else "none")
         else:
             trusted = still_local(route)
-            credential = find(row, argument=sending.api_key, linked=route.secret or None, trusted_host=trusted)
+            look = functools.partial(find, row, argument=sending.api_key, linked=route.secret or None)
+            # A secret is read from disk, and its key may have to be asked of the keyring.
+            if route.secret:
+                credential = await asyncio.to_thread(look, trusted_host=trusted)
+            else:
+                credential = look(trusted_host=trusted)
             if credential.key is None and row.key_required and not loopback(route.base_url):
                 raise missing(row, route.secret or None, trusted_host=trusted)
         headers = {**row.headers_from(environ), **sending.headers}
