@@ -357,6 +357,8 @@ def test_on_a_terminal_a_pull_shows_a_bar_and_wipes_it_when_interrupted(folder: 
     code = "import sys; sys.argv[0] = 'kitaru'; from kitaru.cli.app import main; main()"
     command = [sys.executable, "-c", code, "model", "pull", "tiny"]
     environment = {**os.environ, "PYTHONPATH": str(SOURCES), "OLLAMA_HOST": stuck, "COLUMNS": "100"}
+    environment["TERM"] = "xterm"
+    environment.pop("NO_COLOR", None)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, cwd=folder) as process:
         os.close(theirs)
         shown = b""

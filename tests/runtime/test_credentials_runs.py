@@ -13,6 +13,7 @@ import kitaru
 from kitaru import EncodeError, Runtime, SecretStr, checkpoint, flow
 from kitaru.adapters.provider import Capabilities, Provider
 from kitaru.adapters.providers import provider
+from kitaru.adapters.standin import StandInServer
 from kitaru.errors import CredentialError, NotFoundError, RunParkedError, UsageError
 from kitaru.runtime.fork import ReplayOptions
 from kitaru.runtime.secrets import named as secrets
@@ -710,3 +711,17 @@ async def test_a_parked_run_names_the_provider_it_waits_for(store_url: str) -> N
         with pytest.raises(RunParkedError):
             await handle.result()
         assert (await first.store.run("r")).note == f"{HELD}: waiting for a credential for openai"
+
+
+async def test_a_placeholder_in_the_environment_is_no_secret_to_stumble_over(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, standin: StandInServer
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", standin.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "stand-in")
+
+    @flow
+    async def asks() -> str:
+        await kitaru.llm("Hello", model="openai/stand-in")
+        return await kitaru.llm("Hello again", model="openai/stand-in")
+
+    assert await (await runtime.start(asks)).result()

@@ -13,6 +13,7 @@ from kitaru.runtime.keys import here
 from kitaru.runtime.log import log
 from kitaru.runtime.secrets.bound import Bound, bound
 from kitaru.runtime.secrets.image import run_environment
+from kitaru.runtime.secrets.known import SHORTEST_KEY
 
 if TYPE_CHECKING:
     from kitaru.adapters.provider import Provider
@@ -177,7 +178,7 @@ def _vault() -> Vault:
 
 def _remember(key: SecretStr) -> None:
     place = here.get()
-    if place is not None:
+    if place is not None and len(key.reveal()) >= SHORTEST_KEY:
         place.execution.secrets.vault.known.add(key)
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 SHORTEST: Final = 8
 """Characters from which a value is looked for: a shorter one would be found in text that has nothing to do with it."""
 
+SHORTEST_KEY: Final = 12
+"""The same for a variable of the environment: local servers want placeholders there, such as "lm-studio"."""
+
 _SECRET_NAME: Final = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(?:$|_)", re.IGNORECASE)
 
 
@@ -86,5 +89,5 @@ def environment_secrets(environ: Mapping[str, str] | None = None) -> list[Secret
     return [
         SecretStr(value.strip())
         for name, value in environ.items()
-        if len(value.strip()) >= SHORTEST and _SECRET_NAME.search(name)
+        if len(value.strip()) >= SHORTEST_KEY and _SECRET_NAME.search(name)
     ]
