@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from kitaru.adapters.fields import is_object, object_at, objects_in
+from kitaru.adapters.fields import Object, is_object, object_at, objects_in
 from kitaru.adapters.message import Message
 from kitaru.adapters.provider import Provider
 from kitaru.adapters.reply import Reply, Usage
@@ -205,6 +205,23 @@ def failure(row: Provider, status: int, headers: Mapping[str, str], body: bytes)
         refuses=_refused_setting(status, said),
         hint=_hint(status, headers, reason),
     )
+
+
+def payload_of(row: Provider, status: int, headers: Mapping[str, str], body: bytes) -> Object:
+    """Return the JSON object that a success holds.
+
+    Raises:
+        ModelError: The status is not a success, or the body is something else.
+    """
+    if not 200 <= status < 300:
+        raise failure(row, status, headers, body)
+    try:
+        payload = decode(body)
+    except ValueError as error:
+        raise malformed(row, status, headers, body, not_json(str(error))) from None
+    if not is_object(payload):
+        raise malformed(row, status, headers, body, "the body is not a JSON object")
+    return payload
 
 
 def failure_within(row: Provider, status: int, headers: Mapping[str, str], payload: object) -> ProviderError:

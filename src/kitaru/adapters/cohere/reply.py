@@ -9,7 +9,15 @@ import msgspec
 
 from kitaru.adapters.call import ModelCall
 from kitaru.adapters.call_ids import made_id
-from kitaru.adapters.failures import cut_short, decode, failure, failure_within, malformed, not_json, request_id
+from kitaru.adapters.failures import (
+    cut_short,
+    decode,
+    failure_within,
+    malformed,
+    not_json,
+    payload_of,
+    request_id,
+)
 from kitaru.adapters.fields import Object, count, is_object, json_text, object_at, objects_in, text_in
 from kitaru.adapters.message import ToolCall, assistant
 from kitaru.adapters.notes import notes
@@ -36,14 +44,7 @@ def read(row: Provider, call: ModelCall, status: int, headers: Mapping[str, str]
     Raises:
         ModelError: The response is an error, or cannot be understood. Nothing else is raised.
     """
-    if not 200 <= status < 300:
-        raise failure(row, status, headers, body)
-    try:
-        payload = decode(body)
-    except ValueError as error:
-        raise malformed(row, status, headers, body, not_json(str(error))) from None
-    if not is_object(payload):
-        raise malformed(row, status, headers, body, "the body is not a JSON object")
+    payload = payload_of(row, status, headers, body)
     message = payload.get("message")
     if payload.get("error") or (isinstance(message, str) and message):  # `{message}` is the form of its errors
         raise failure_within(row, status, headers, payload.get("error") or message)

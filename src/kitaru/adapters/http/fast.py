@@ -92,6 +92,7 @@ class _Body(Payload):
         content = request.content
         super().__init__(content)
         self._size = len(content)
+        self._content = content
         self._stream = request.stream
         self._deadline = deadline
         self._limits = limits
@@ -99,8 +100,8 @@ class _Body(Payload):
         self.gone = False
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Return the body as text; nobody asks for it."""
-        raise NotImplementedError
+        """Return the body as text, as a payload has to be able to."""
+        return self._content.decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Send the body."""

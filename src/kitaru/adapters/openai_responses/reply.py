@@ -9,7 +9,7 @@ import msgspec
 
 from kitaru.adapters.call import ModelCall
 from kitaru.adapters.call_ids import made_id
-from kitaru.adapters.failures import decode, failure, failure_within, malformed, not_json, request_id
+from kitaru.adapters.failures import failure_within, malformed, payload_of, request_id
 from kitaru.adapters.fields import Object, count, is_object, json_text, object_at, objects_in, text_in
 from kitaru.adapters.message import ToolCall, assistant
 from kitaru.adapters.notes import notes
@@ -45,14 +45,7 @@ def read(row: Provider, call: ModelCall, status: int, headers: Mapping[str, str]
     Raises:
         ModelError: The response is an error, or cannot be understood. Nothing else is raised.
     """
-    if not 200 <= status < 300:
-        raise failure(row, status, headers, body)
-    try:
-        payload = decode(body)
-    except ValueError as error:
-        raise malformed(row, status, headers, body, not_json(str(error))) from None
-    if not is_object(payload):
-        raise malformed(row, status, headers, body, "the body is not a JSON object")
+    payload = payload_of(row, status, headers, body)
     if payload.get("error") or payload.get("status") == "failed":
         raise failure_within(row, status, headers, payload.get("error") or {"message": "no reason is given"})
     output = payload.get("output")
