@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import kitaru
 from kitaru import Runtime, checkpoint, flow
 from kitaru.errors import StoreError, StoreFullError, StoreReadOnlyError
 from kitaru.store.events import StepCompleted, StepFailed
@@ -234,3 +237,88 @@ async def test_a_store_that_could_not_be_opened_can_be_tried_again(tmp_path: Pat
     path.parent.mkdir()
     await runtime.open()
     await runtime.close()
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """A store's file that another program writes to: whoever opens the store waits."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        other.close()
+
+
+async def test_cancelling_the_first_use_of_a_runtime_leaves_its_opening_to_the_others(tmp_path: Path) -> None:
+    runtime = Runtime(f"sqlite:///{tmp_path}/runs.db")
+    with held(tmp_path / "runs.db"):
+        first, second = asyncio.create_task(runtime.open()), asyncio.create_task(runtime.open())
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        assert first.cancelled()
+        assert not second.done()
+    await asyncio.wait_for(second, PATIENCE)
+    await runtime.close()
+
+
+def test_a_loop_that_ends_while_it_opens_a_runtime_leaves_the_opening_to_other_loops(tmp_path: Path) -> None:
+    runtime = Runtime(f"sqlite:///{tmp_path}/runs.db")
+
+    async def hasty() -> None:
+        opening = asyncio.create_task(runtime.open())
+        await asyncio.sleep(0)
+        assert not opening.done()
+
+    with held(tmp_path / "runs.db"):
+        asyncio.run(hasty())
+    asyncio.run(runtime.open())
+    asyncio.run(runtime.close())
+
+
+async def test_cancelling_whoever_opens_a_store_first_leaves_it_to_the_others(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "runs.db")
+    with held(tmp_path / "runs.db"):
+        first, second = asyncio.create_task(store.open()), asyncio.create_task(store.open())
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+    await asyncio.wait_for(second, PATIENCE)
+    assert await store.runs() == []
+    await store.close()
+
+
+async def test_a_run_that_leaves_takes_no_connection_with_it_that_others_wait_for(store_url: str) -> None:
+    @flow
+    async def saving() -> None:
+        await kitaru.save("x", 1)
+
+    @flow
+    async def reading() -> object:
+        return await kitaru.load("x", run="r")
+
+    async with Runtime(store_url, recover=False) as writing:
+        await (await writing.start(saving.options(run_id="r"))).result()
+    async with Runtime(store_url, recover=False) as runtime:
+        # The first to read on this loop is the run.
+        handle = await runtime.start(reading)
+        await asyncio.sleep(0)
+        other = asyncio.create_task(runtime.store.run("r"))
+        await asyncio.sleep(0)
+        handle.park_soon()
+        assert (await asyncio.wait_for(other, PATIENCE)).status == "completed"
+
+
+async def test_a_cancelled_close_still_closes_the_store(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "runs.db")
+    await store.open()
+    await store.runs()
+    closing = asyncio.create_task(store.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    again = SqliteStore(tmp_path / "runs.db")
+    await again.open()
+    await again.close()
+    assert not (tmp_path / "runs.db-wal").exists()

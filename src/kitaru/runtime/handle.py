@@ -117,16 +117,16 @@ def _park_started(starting: asyncio.Task[RunHandle[Any]]) -> None:
 
 async def left(execution: Execution) -> None:
     """Wait until a run has left this process's memory, on whichever loop it was."""
-    await _ended(execution.finished)
+    await ended(execution.finished)
 
 
 async def _awaited(source: Future[bytes]) -> bytes:
-    await _ended(source)
+    await ended(source)
     return source.result()
 
 
-async def _ended(source: Future[bytes]) -> None:
-    # Not asyncio.wrap_future: cancelling the wait must not cancel the run's own future.
+async def ended(source: Future[Any]) -> None:
+    """Wait until a future is done. Unlike with `asyncio.wrap_future`, cancelling the wait leaves the future alone."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     source.add_done_callback(lambda _: settle_from_anywhere(done))

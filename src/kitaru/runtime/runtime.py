@@ -30,7 +30,7 @@ from kitaru.runtime.children import drop_failures, start_child
 from kitaru.runtime.execution import Execution
 from kitaru.runtime.flow import Flow, FlowWork, child_id
 from kitaru.runtime.fork import Fork, ReplayOptions, replay
-from kitaru.runtime.handle import RunHandle, left
+from kitaru.runtime.handle import RunHandle, ended, left
 from kitaru.runtime.history import PYTHON, History, kitaru_version
 from kitaru.runtime.host import Host, submit
 from kitaru.runtime.keys import here
@@ -133,34 +133,34 @@ class Runtime:
             StoreError: It cannot be opened.
             ForkedProcessError: In a forked child of the process that made the runtime.
         """
-        self.refuse_fork()
-        with self._lock:
-            first = self._opened is None
-            if self._opened is None:
-                self._opened = Future()
-            opened = self._opened
-        if first:
-            try:
-                await self.store.open()
-            except BaseException as error:
-                with self._lock:
-                    self._opened = None
-                opened.set_exception(error)
-                raise
-            opened.set_result(None)
-        elif not opened.done():
-            await asyncio.wrap_future(opened)
-        else:
-            opened.result()
+        opened = self._opening()
+        if not opened.done():
+            await ended(opened)
+        opened.result()
 
     def open_now(self) -> None:
         """Open the store from sync code, once; raises as `open` does. On an event loop's thread the loop waits."""
+        self._opening().result()
+
+    def _opening(self) -> Future[None]:
+        self.refuse_fork()
         with self._lock:
             opened = self._opened
-        if opened is None or not opened.done():
-            self.background(self.open()).result()
+            if opened is None:
+                opened = self._opened = Future()
+                # On no caller's task or loop: all others wait for it, too.
+                threading.Thread(target=self._open, args=(opened,), name="kitaru opening", daemon=True).start()
+            return opened
+
+    def _open(self, opened: Future[None]) -> None:
+        try:
+            asyncio.run(self.store.open())
+        except BaseException as error:
+            with self._lock:
+                self._opened = None
+            opened.set_exception(error)
         else:
-            opened.result()
+            opened.set_result(None)
 
     async def close(self) -> None:
         """Park this process's runs, wait until they have left, and close the store. Idempotent."""
@@ -185,6 +185,7 @@ class Runtime:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
         if self._opened is not None:
+            await ended(self._opened)
             await self.store.close()
 
     @property

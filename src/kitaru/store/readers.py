@@ -7,13 +7,16 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context
+from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import aiosqlite
 
 Value: TypeAlias = int | float | str | bytes | None
+
+T = TypeVar("T")
 
 _FRESH: Final = 0.03
 
@@ -69,6 +72,11 @@ class Readers:
             reader.drop()
 
 
+def _shared(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task for all who wait for it: it belongs to nothing that the first of them belongs to, a run least of all."""
+    return asyncio.Task(work, loop=asyncio.get_running_loop(), context=Context())
+
+
 class _Reader:
     def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
         self._make = connect
@@ -90,7 +98,7 @@ class _Reader:
 
     async def _connection(self) -> aiosqlite.Connection:
         if self._opening is None or (self._opening.done() and self._failed(self._opening)):
-            self._opening = asyncio.get_running_loop().create_task(self._open())
+            self._opening = _shared(self._open())
         # Shielded, because a cancelled connect would leave its thread behind.
         return await asyncio.shield(self._opening)
 
@@ -105,7 +113,7 @@ class _Reader:
     async def version(self) -> int:
         if time.monotonic() - self._checked > _FRESH:
             if self._looking is None:
-                self._looking = asyncio.get_running_loop().create_task(self._look())
+                self._looking = _shared(self._look())
             await asyncio.shield(self._looking)
         return self._version
 

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import sqlite3
+import threading
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -65,6 +66,7 @@ class SqliteStore:
         self._busy_timeout = busy_timeout
         self._clock = clock
         self._signals = Signals()
+        self._gate = threading.Lock()
         self._writer: Writer | None = None
         self._readers: Readers | None = None
         self._finalizer: weakref.finalize[..., SqliteStore] | None = None
@@ -97,32 +99,29 @@ class SqliteStore:
             SchemaError: A newer Kitaru wrote it; it is left untouched.
             StoreError: It is another program's database, or the disk fails.
         """
-        if self._writer is not None:
-            self._ours()
-            return
-        writer = Writer(
-            self._path,
-            durability=self._durability,
-            lease=self._lease,
-            busy_timeout=self._busy_timeout,
-            clock=self._clock,
-        )
-        writer.committed = self._signals.announce
-        self._writer = writer
-        try:
-            await asyncio.wrap_future(writer.start())
-        except BaseException:
-            self._writer = None
-            writer.stop()
-            raise
+        with self._gate:
+            writer = self._writer
+            if writer is None or (writer.ready.done() and writer.ready.exception() is not None):
+                writer = self._begin()
+        self._ours()
+        # Shielded: the others who wait for it need it still, where this one is cancelled.
+        await asyncio.shield(asyncio.wrap_future(writer.ready))
+
+    def _begin(self) -> Writer:
         path, patience = self._path, self._busy_timeout
-        read_only, immutable = writer.read_only, writer.immutable
-        self._readers = readers = Readers(
-            lambda: schema.connect_reader(path, busy_timeout=patience, read_only=read_only, immutable=immutable)
+        writer = Writer(path, durability=self._durability, lease=self._lease, busy_timeout=patience, clock=self._clock)
+        writer.committed = self._signals.announce
+        writer.start()
+        readers = Readers(
+            lambda: schema.connect_reader(
+                path, busy_timeout=patience, read_only=writer.read_only, immutable=writer.immutable
+            )
         )
+        self._writer, self._readers = writer, readers
         self._finalizer = weakref.finalize(self, _abandon, writer, readers)
         self._finalizer.atexit = False
         atexit.register(writer.stop_and_wait, _LAST_WORDS)
+        return writer
 
     async def close(self) -> None:
         """Write what was submitted, acknowledge it, give up ownership, and close. Idempotent."""
@@ -132,13 +131,15 @@ class SqliteStore:
         self._ours()
         self._writer = self._readers = None
         self._secrets.close()
-        if readers is not None:
-            await readers.close()
-        writer.stop()
+        try:
+            if readers is not None:
+                await readers.close()
+        finally:
+            writer.stop()
+            atexit.unregister(writer.stop_and_wait)
+            if self._finalizer is not None:
+                self._finalizer.detach()
         await asyncio.shield(asyncio.wrap_future(writer.stopped))
-        atexit.unregister(writer.stop_and_wait)
-        if self._finalizer is not None:
-            self._finalizer.detach()
 
     def submit(self, append: Append) -> None:
         """Queue an append; its sink hears of it when it is on disk or has failed. Any thread; never blocks.

@@ -105,7 +105,8 @@ class Writer:
         self._queue: SimpleQueue[Append | Job[object] | _Stop] = SimpleQueue()
         self._gate = threading.Lock()
         self.pid = os.getpid()
-        self._ready: Future[None] = Future()
+        self.ready: Future[None] = Future()
+        """Done when the file is open, or failed."""
         self.stopped: Future[None] = Future()
         self._accepting = False
         self._broken: StoreError | None = None
@@ -120,11 +121,10 @@ class Writer:
 
     # Any thread.
 
-    def start(self) -> Future[None]:
-        """Begin; the future is done when the file is open, or failed."""
+    def start(self) -> None:
+        """Begin."""
         self._accepting = True
         self._thread.start()
-        return self._ready
 
     def put(self, item: Append | Job[T]) -> None:
         """Queue a write.
@@ -164,11 +164,11 @@ class Writer:
             with self._gate:
                 self._accepting = False
             failed = failures.translate(error, self.path) if isinstance(error, Exception) else error
-            self._ready.set_exception(failed)
+            self.ready.set_exception(failed)
             self._drain(StoreClosedError(f"the store {self.path} could not be opened"))
             self.stopped.set_result(None)
             return
-        self._ready.set_result(None)
+        self.ready.set_result(None)
         try:
             while self._round():
                 pass
