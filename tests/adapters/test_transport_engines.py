@@ -175,9 +175,11 @@ async def test_a_server_that_speaks_no_http_is_a_connection_error(garbage: bytes
         writer.close()
 
     async with scripted(other) as server:
-        error = await fails(transport.send(CALL, at(server), OPENAI, retry=Retry(attempts=1)))
+        endpoint = Endpoint(base_url=f"{server.base_url}?key=query-of-the-test", api_key=SecretStr("key-of-the-test"))
+        error = await fails(transport.send(CALL, endpoint, OPENAI, retry=Retry(attempts=1)))
     assert isinstance(error, ModelConnectionError)
     assert attempts_of(error)[0].possibly_billed
+    assert "query-of-the-test" not in str(error)
 
 
 async def test_a_long_header_is_read(transport: Transport) -> None:

@@ -7,11 +7,13 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from urllib.parse import quote
 
 import kitaru
-from kitaru import Flow, ModelError, RunHandle, Runtime, flow
+from kitaru import EncodeError, Flow, ModelError, RunHandle, Runtime, UsageError, flow
 from kitaru.runtime.fork import ReplayOptions
 from kitaru.runtime.secrets import named as secrets
 
@@ -48,9 +50,29 @@ def calls(source: str) -> list[tuple[str, str, str]]:
     return [(provider, way, kind) for provider in providers for way in LENGTHS for kind in KINDS]
 
 
+async def misplaced(key: str) -> None:
+    """Try to have a key recorded where nobody looks for one."""
+    places: dict[str, Callable[[], object]] = {
+        "metadata": lambda: kitaru.log(key=key),
+        "the name of metadata": lambda: kitaru.log(**{key: 1}),
+        "a scope": lambda: kitaru.scope(key).__enter__(),
+        "a user": lambda: kitaru.llm("q", model="openai-alone", base_url=f"http://a:{quote(key, safe='')}@127.0.0.1"),
+        "a query": lambda: kitaru.llm("q", model="openai-alone", base_url=f"http://127.0.0.1?k={quote(key, safe='')}"),
+    }
+    for place, act in places.items():
+        try:
+            act()
+        except (EncodeError, UsageError) as error:
+            print("refused", place, error)
+        else:
+            raise AssertionError(f"{place} took a key")
+
+
 @flow
 async def echoes(source: str) -> list[str]:
-    return list(await asyncio.gather(*(asked(source, *call) for call in calls(source))))
+    answers = list(await asyncio.gather(*(asked(source, *call) for call in calls(source))))
+    await misplaced(VALUES[source])
+    return answers
 
 
 @flow
@@ -126,5 +148,6 @@ if __name__ == "__main__":
     SECRET, IMAGE, CREDENTIALS, ENVIRONMENT, GATEWAY, PROXY = (
         os.environ.pop(name) for name in ("SECRET", "IMAGE", "CREDENTIALS", "ENVIRONMENT", "GATEWAY", "PROXY")
     )
+    VALUES = dict(zip(SOURCES, (SECRET, IMAGE, os.environ["ARGUMENT"], CREDENTIALS, ENVIRONMENT, GATEWAY), strict=True))
     logging.basicConfig(level=logging.DEBUG, stream=sys.stdout)
     asyncio.run(main())

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from kitaru.adapters.secret import SecretStr
 from kitaru.runtime.code.digest import Code, code_of, same_code, what_changed
+from kitaru.runtime.code.masked import masked
 
 Load = Callable[..., types.ModuleType]
 
@@ -579,3 +581,29 @@ def test_unreadable_records_are_not_the_same_code() -> None:
 def test_one_function_s_digest_is_the_same_on_every_walk(load: Load) -> None:
     module = load(FLOWS, helpers=HELPERS)
     assert code_of(module.step) == code_of(module.step)
+
+
+KEYED = """
+from kitaru.steps_of_test import checkpoint
+
+SETTINGS = {"where": "here", "key": KEY}
+DSN_PASSWORD = "one-that-nobody-read"
+
+@checkpoint
+async def asks():
+    return await ask("q", KEY, SETTINGS, DSN_PASSWORD, api_key=KEY)
+"""
+
+
+@pytest.mark.parametrize("key", ["literal-of-the-test", 'it\'s a "quoted" one', "with \\ and é"])
+def test_masked_source_is_the_same_code_until_the_key_changes(load: Load, key: str) -> None:
+    plain = code_of(load(KEYED.replace("KEY)", f"{key!r})").replace("KEY}", f"{key!r}}}")).asks).source
+    other = code_of(load(KEYED.replace("KEY)", "'another-key')").replace("KEY}", "'another-key'}")).asks).source
+    kept = masked(plain, [SecretStr(key)])
+    for form in (*SecretStr(key).forms(), key.encode().hex().encode(), b"nobody-read", b"nobody-read".hex().encode()):
+        assert form not in kept
+    assert same_code(kept, plain)
+    assert same_code(plain, kept)
+    assert what_changed(kept, plain) == []
+    assert not same_code(kept, other)
+    assert masked(kept, [SecretStr(key)]) == kept

@@ -208,6 +208,8 @@ def test_a_key_in_the_file_is_refused_and_not_shown(write: Write, name: str) -> 
         {"secret": "Bearer of-the-test"},
         {"base_url": "https://me:of-the-test@host/v1"},
         {"base_url": "https://host/v1?api_key=of-the-test"},
+        {"base_url": "https://host/v1?x=of-the-test"},
+        {"base_url": "https://host/v1?of-the-test"},
         {"base_url": "ftp://of-the-test"},
         {"reasoning": "of-the-test"},
     ],

@@ -20,10 +20,14 @@ PLANTED = {
     "ARGUMENT": 'canary-as-an-argument/+="&xyz',
     "CREDENTIALS": 'canary-of-credentials/+="&äé',
     "INPUT": 'canary-as-a-flow-input/+="&äé',
+    "NAME": "canary.in-a-secret.fit-for-a-name:3f7a",
+    "ADDRESS": "canary-in-an-address-9b1c",
+    "SOURCE": 'canary-in-the-source/+="&xyz',
 }
+PLACES = 13
 
 SCRIPT = """
-import asyncio, logging, os, sys, traceback
+import asyncio, inspect, json, logging, os, sys, traceback
 import kitaru
 from kitaru import Runtime, SecretStr, checkpoint, flow
 from kitaru.adapters.providers import provider
@@ -71,6 +75,46 @@ async def fails(token: SecretStr) -> None:
 async def leaks(token: SecretStr) -> dict:
     return {"a": [token.reveal()], "b": kitaru.get_secret("creds")["KEY"]}
 
+@checkpoint
+async def literal() -> str:
+    return await kitaru.llm("hello", model="test/echo", api_key='canary-in-the-source/+="&xyz')
+
+@checkpoint
+async def later(text: str) -> str:
+    return text
+
+async def tried(place, act) -> None:
+    try:
+        made = act()
+        if inspect.isawaitable(made):
+            await made
+    except (kitaru.EncodeError, kitaru.UsageError) as error:
+        print("no place:", place, error)
+    else:
+        raise AssertionError(f"{place} took a secret")
+
+async def in_scope(name: str) -> None:
+    with kitaru.scope(name):
+        pass
+
+async def misplaced() -> None:
+    secret = kitaru.get_secret("creds")["NAME"]
+    key = os.environ["ADDRESS"]
+    async with kitaru.credentials(openai=os.environ["ARGUMENT"]):
+        await asks()
+    for place, act in {
+        "a step's name": lambda: later.options(name=secret)("x"),
+        "a model call's name": lambda: kitaru.llm("hello", model="test/echo", name=f"to-{secret}"),
+        "a scope": lambda: in_scope(secret),
+        "an artifact's name": lambda: kitaru.save(secret, 1),
+        "metadata": lambda: kitaru.log(note=f"with {secret}"),
+        "the name of metadata": lambda: kitaru.log(**{secret: 1}),
+        "metadata, an argument": lambda: kitaru.log(note=os.environ["ARGUMENT"]),
+        "an address": lambda: kitaru.llm("q", model="openai/any", base_url=f"http://user:{key}@127.0.0.1:9/v1"),
+        "a query": lambda: kitaru.llm("q", model="openai/any", base_url=f"http://127.0.0.1:9/v1?key={key}"),
+    }.items():
+        await tried(place, act)
+
 @flow
 async def nested(token: SecretStr) -> str:
     return await used(token)
@@ -81,6 +125,8 @@ async def everything(token: SecretStr, end: str) -> str:
     await environment_key()
     text = await used(token)
     await asks()
+    await literal()
+    await misplaced()
     await nested(token)
     try:
         await leaks(token)
@@ -99,11 +145,26 @@ async def everything(token: SecretStr, end: str) -> str:
         await asyncio.sleep(600)
     return text
 
+async def in_ids(rt: Runtime, name: str, run: str) -> None:
+    token = SecretStr("some other secret")
+    renamed = kitaru.flow(everything.__wrapped__, name=name)
+    inputs = {"token": "some other secret"}
+    override = ReplayOptions(overrides={"used": json.dumps(name)}, inputs=inputs)
+    for place, act in {
+        "a run's id": lambda: rt.start(everything.options(run_id=name), token, "ends"),
+        "a flow's name": lambda: rt.start(renamed, token, "ends"),
+        "a replay's id": lambda: rt.replay(run, ReplayOptions(run_id=name, inputs=inputs), everything),
+        "an override": lambda: rt.replay(run, override, everything),
+        "a reason": lambda: rt.cancel(run, f"because of {name}"),
+    }.items():
+        await tried(place, act)
+
 async def main() -> None:
-    planted = {name: os.environ.pop(name) for name in ("SECRET", "CREDENTIALS", "INPUT")}
+    planted = {name: os.environ.pop(name) for name in ("SECRET", "CREDENTIALS", "INPUT", "NAME")}
     os.environ["OPENAI_API_KEY"] = os.environ["ENVIRONMENT"]
     async with Runtime(os.environ["KITARU_STORE"], recover=False) as rt:
-        await asyncio.to_thread(secrets.set_secret, "creds", {"KEY": planted["SECRET"]}, runtime=rt)
+        creds = {"KEY": planted["SECRET"], "NAME": planted["NAME"]}
+        await asyncio.to_thread(secrets.set_secret, "creds", creds, runtime=rt)
         for end in sys.argv[1:]:
             for bound in (True, False):
                 run = f"{end}-{bound}".lower()
@@ -115,6 +176,9 @@ async def main() -> None:
                     handle = await rt.start(started, SecretStr(planted["INPUT"]), end)
                 if end == "waits" and bound:
                     continue
+                if end == "ends" and bound:
+                    await handle.result()
+                    await in_ids(rt, planted["NAME"], run)
                 try:
                     print(await handle.result())
                 except Exception as error:
@@ -188,6 +252,7 @@ def test_no_planted_value_is_found_when_runs_end(tmp_path: Path) -> None:
     assert out.splitlines()[-1] == "done"
     assert "refused **********" in out
     assert "holds a secret" in out
+    assert len({line for line in out.splitlines() if line.startswith("no place:")}) > PLACES
     assert_clean("what the script printed", out.encode() + errors.encode())
     assert_nothing_on_disk(tmp_path)
     ends = [f"{end}-{bound}" for end in ("ends", "fails", "raises") for bound in ("true", "false")]

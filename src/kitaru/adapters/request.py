@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import msgspec
 
@@ -19,6 +20,9 @@ from kitaru.errors import CredentialError, UsageError
 
 if TYPE_CHECKING:
     import httpx
+
+_VERSIONS: Final = frozenset({"api-version"})
+_VERSION: Final = re.compile(r"[\w.-]{1,32}", re.ASCII)
 
 _HEADERS: Final = {
     "accept": "application/json",
@@ -60,6 +64,39 @@ def _address(base_url: str, path: str, query: str) -> str:
         raise PermissionError
     query = "&".join(one for one in (parts.query, query) if one)
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, query=query, fragment=""))
+
+
+def private_part(base_url: str) -> str:
+    """Return the part of a base URL that may be a credential and so may not be recorded: empty where there is none.
+
+    Args:
+        base_url: An address, as a call or an alias names it. Of a query only an API version is recorded.
+    """
+    try:
+        parts = urlsplit(base_url.strip())
+        if parts.username is not None or parts.password is not None:
+            return "a user name or password"
+    except ValueError:
+        return ""
+    plain = all(
+        name in _VERSIONS and _VERSION.fullmatch(value)
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+    )
+    return "" if plain and not parts.fragment else "a query"
+
+
+def without_query(text: str, url: str) -> str:
+    """Return what an HTTP library said of a request, without the query and the user of its address.
+
+    Args:
+        text: Its message.
+        url: The address.
+    """
+    parts = urlsplit(url)
+    private = [part for part in (parts.query, parts.netloc.rpartition("@")[0]) if part]
+    for part in private:
+        text = text.replace(f"?{part}", "").replace(part, "...") if len(part) > 3 else text.replace(url, "the address")
+    return text
 
 
 def key_of(row: Provider, endpoint: Endpoint, url: str) -> str:

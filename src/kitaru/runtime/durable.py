@@ -54,7 +54,11 @@ def _once(kind: Kind, make: Callable[[], object], *inputs: object) -> object:
     if place is None:
         return make()
     call = make_call(_Value(kind), place, inputs, {}, sys._getframe(2))
-    value = recorded.value_now(place.execution, call, make)
+    try:
+        value = recorded.value_now(place.execution, call, make)
+    except BaseException as error:
+        call.fail(error)
+        raise
     call.settle(value)
     return value
 

@@ -100,6 +100,8 @@ class Execution:
         self.named: set[bytes] = set()
         """Digests of the conversation nodes that this execution has appended already."""
         self._codes: dict[bytes, bytes] = dict.fromkeys(history.codes, b"")
+        self._unseen: dict[bytes, bytes] = {}
+        """Sources that the log does not hold yet, by their digests."""
         self._versions: dict[Work, bytes] = {}
         self._without_source: set[str] = set()
         self._settled: dict[tuple[bytes, bytes], bool] = {}
@@ -283,7 +285,7 @@ class Execution:
         return blob if isinstance(blob, bytes) else await self.host.store.artifact(blob.digest)
 
     def code_digest(self, work: Work) -> bytes:
-        """The digest of the code behind `work`; its source is recorded the first time that the run uses it."""
+        """The digest of the code behind `work`; its source is recorded with the first outcome."""
         digest = self._versions.get(work)
         if digest is None:
             digest = self._versions[work] = self._first_digest(work)
@@ -299,10 +301,15 @@ class Execution:
                 "code.no_source", run_id=self.run, boundary=work.name, why="a replay will count it as changed"
             )
         if code.digest and code.digest not in self._codes:
-            self._codes[code.digest] = code.source
-            blob, artifacts = blob_of(self.secrets.source(code.source))
-            self.append([CodeSeen(1, time.time(), code.digest, blob)], artifacts=artifacts)
+            self._codes[code.digest] = self._unseen[code.digest] = code.source
         return code.digest
+
+    def record_source(self, digest: bytes) -> None:
+        """Record the source behind a code digest, once. Not before the code has run: only then are its keys known."""
+        source = self._unseen.pop(digest, None)
+        if source is not None:
+            blob, artifacts = blob_of(self.secrets.source(source))
+            self.append([CodeSeen(1, time.time(), digest, blob)], artifacts=artifacts)
 
     def _code_beside(self, work: Work, record: Record) -> bytes:
         """The present code digest; the recorded one where both stand for the same source under another Python."""

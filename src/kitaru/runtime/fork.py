@@ -124,8 +124,12 @@ async def replay(runtime: Runtime, run: str, options: ReplayOptions, flow: Flow[
     rules = _rules(source, options)
     fork_id = valid_run_id(options.run_id) if options.run_id is not None else new_run_id()
     given = RunSecrets(runtime.vault, fork_id)
+    given.check_text(fork_id, "the id of a run")
     data = await _inputs(runtime, source, flow, options, given)
     unrecorded = options.verify or options.dry_run
+    for key, told in rules.overrides.items():
+        if key not in source.rules.overrides and isinstance(told, bytes):
+            given.check(told, f"the override of {key}: value")
     secrets = await privates.of_fork(
         runtime, source.started, run, flow.work, given, data, must_have_inputs=not unrecorded
     )

@@ -99,6 +99,7 @@ def scope(name: str) -> Iterator[None]:
     place = here.get()
     if place is None or place.inside is not None:
         raise UsageError("kitaru.scope() outside a flow's own code", hint="Use it inside the body of a @flow function.")
+    place.execution.secrets.check_text(name, "the name of a scope")  # first: the other error shows the name
     token = here.set(place.child(valid_name(name)))
     try:
         yield

@@ -64,6 +64,8 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
         if execution.leaving:
             raise Suspended
         appended = True
+        if flight.code:
+            execution.record_source(flight.code)
         execution.turns.on_their_way += 1
         execution.append([event], turn=Turn.SHARED, artifacts=artifacts, context=waiter)
         await waiter.future
@@ -115,6 +117,7 @@ async def _attempts(execution: Execution, flight: Flight) -> bytes:
             if delay is None or execution.leaving:
                 raise
             _, event, artifacts, _ = _failed(flight, error, execution.artifacts_of(flight), final=False)
+            execution.record_source(flight.code)
             execution.append([event], artifacts=artifacts)
             await asyncio.sleep(delay)
             flight.known = []
@@ -154,6 +157,7 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
                 raise Suspended from None
             data, failed, artifacts, was_masked = _failed(flight, failure, artifacts, final=True)
             cause = None if was_masked else failure
+        execution.record_source(flight.code)
         if failed is not None:
             await execution.append_durably([failed], artifacts)
             raise execution.failed_with(data, call) from cause
@@ -206,6 +210,7 @@ def _gave_up(execution: Execution, flight: Flight, outcome: Blob | None) -> None
         code=flight.code, inputs=flight.inputs, order=flight.order, attempt=flight.attempt,
         started=flight.started, outcome=blob,
     )  # fmt: skip
+    execution.record_source(flight.code)
     execution.append([event], artifacts={**artifacts, **(execution.artifacts_of(flight) or {})})
     flight.call.work.abandoned(flight)
 

@@ -327,11 +327,10 @@ class Runtime:
             if not await self.store.events(run, limit=1):
                 raise
             return await self._attach(work, run, fingerprint)
+        secrets.check_text(f"{run} {work.name} {work.ref.qualname}", "the id or the flow's name of a run")
         started = RunStarted(
             v=1, at=time.time(), flow=work.ref, inputs=blob, fingerprint=fingerprint, kitaru=kitaru_version(),
-            python=PYTHON, parent=parent, registry=registry,
-            # The flow's own is looked up again, as its code is.
-            image=secrets.recorded_image(work.image),
+            python=PYTHON, parent=parent, registry=registry, image=secrets.recorded_image(work.image),
         )  # fmt: skip
         append = Append(run, 0, [started], host.sink, artifacts={**artifacts, **more}, new=True)
         if secrets.kept:
@@ -515,10 +514,11 @@ class Runtime:
 
         Raises:
             NotFoundError: No such run.
-            RunError: It has finished.
+            RunError: It has finished; EncodeError: The reason holds a secret.
         """
         await self.open()
         live = self._executions.get(run)
+        (live.secrets if live else RunSecrets(self.vault, run)).check_text(reason, "the reason of a cancellation")
         row = await self.store.run(run)
         if live is None and not row.live and row.status not in FINISHED:
             host = self.host()

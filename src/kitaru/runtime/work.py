@@ -243,6 +243,7 @@ def make_call(work: Work, place: Place | None, args: tuple[Any, ...], kwargs: di
     """A handle for one call of `work`, its inputs encoded if they can be already."""
     inputs = Inputs(args, kwargs)
     if place is not None:
+        place.execution.secrets.check_text(work.name, "the name of a boundary")
         try:
             work.encode_inputs(inputs)
         except Unresolved:

@@ -27,6 +27,7 @@ from kitaru.adapters.http.incoming import Incoming
 from kitaru.adapters.http.proxies import proxy_for, unusable
 from kitaru.adapters.masking import Masker
 from kitaru.adapters.reply import Reply
+from kitaru.adapters.request import without_query
 from kitaru.adapters.secret import clean
 from kitaru.errors import ModelConnectionError, ModelError, ProviderError, UsageError
 
@@ -99,7 +100,7 @@ class Clients:
         except BodyUnreadableError as error:
             problem = _unreadable(provider, exchange, f"a body that cannot be decompressed: {error}")
         except (httpx.TransportError, OSError) as error:
-            said = masker.error_texts.mask(str(error))
+            said = without_query(masker.error_texts.mask(str(error)), str(request.url))
             problem = _broken(who, clean(said, 200) or type(error).__name__, exchange)
         # Raised outside the handlers, so that no context keeps the library's exception alive.
         raise problem

@@ -164,7 +164,10 @@ def _translated(error: Exception, deadline: asyncio.Timeout, body: _Body) -> htt
             return httpx.RemoteProtocolError("Server disconnected without sending a response.")
         case TimeoutError() if deadline.expired():
             return httpx.ReadTimeout("") if body.gone else httpx.WriteTimeout("")
-        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+        case aiohttp.ClientResponseError():
+            # Its text has the whole address.
+            return httpx.RemoteProtocolError(error.message)
+        case aiohttp.ClientPayloadError():
             return httpx.RemoteProtocolError(said)
         case _:
             return httpx.ReadError(said) if body.begun else httpx.ConnectError(said)

@@ -38,7 +38,7 @@ from kitaru.runtime.calls.question import Sending
 from kitaru.runtime.calls.tries import Earlier
 from kitaru.runtime.models.gateway import explained, gateway, gateway_fallback, gateway_route
 from kitaru.runtime.models.routes import Route, still_local
-from kitaru.runtime.secrets.credentials import Credential, find, missing
+from kitaru.runtime.secrets.credentials import Credential, find, missing, remember
 from kitaru.runtime.secrets.image import run_environment
 from kitaru.store.events import Attempt, LlmAttempted, LlmRecord, Usage
 
@@ -176,6 +176,8 @@ class Asking:
         proxy = gateway(environ) if through is not None else None
         if proxy is not None:
             credential = Credential(proxy.key, "environment" if proxy.key else "none")
+            if proxy.key:
+                remember(proxy.key)
         else:
             trusted = still_local(route)
             look = functools.partial(find, row, argument=sending.api_key, linked=route.secret or None)

@@ -289,6 +289,8 @@ def _sending(
 def _call(work: LlmWork, frame: FrameType) -> Call[Any]:
     place = current_place()
     call = make_call(work, place, (), {}, frame)
+    if work.base_url:
+        _refuse_private(work.base_url, call)
     if place is None:
         if _in_sync_code():
             _warn_of_stray(call)
@@ -298,6 +300,23 @@ def _call(work: LlmWork, frame: FrameType) -> Call[Any]:
     if call.failed:
         call.load()
     return call
+
+
+def _refuse_private(base_url: str, call: Call[Any]) -> None:
+    """Refuse an address that may hold a credential before anything is recorded of the call.
+
+    Raises:
+        UsageError: It does. A call that an older version recorded goes on from its record.
+    """
+    from kitaru.adapters.request import private_part
+
+    private = private_part(base_url)
+    if private and (call.place is None or call.key not in call.place.execution.records):
+        call.close()
+        raise UsageError(
+            f"the base URL of {call.work.name} at {call.where} holds {private}, and base URLs are recorded",
+            hint="Pass a credential as api_key=; a further header as headers=.",
+        )
 
 
 def _in_sync_code() -> bool:

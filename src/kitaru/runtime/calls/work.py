@@ -73,6 +73,11 @@ class LlmWork(Work):
         self._asked: tuple[Asked, ...] = ()
         self._version = b""
 
+    @property
+    def base_url(self) -> str | None:
+        """The address that the call names."""
+        return self._settings.base_url
+
     # -- inputs -------------------------------------------------------------------------------------------------------
 
     def encode_inputs(self, inputs: Inputs) -> None:

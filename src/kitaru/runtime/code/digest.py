@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from kitaru.runtime.code.dependencies import Walk
 from kitaru.runtime.code.graph import Entry
+from kitaru.runtime.code.masked import same_text
 from kitaru.runtime.code.objects import name_of
 from kitaru.runtime.code.syntax import normal_of
 
@@ -140,7 +141,11 @@ def _named_uses(entry: Entry, entries: list[Entry]) -> list[tuple[str, str]]:
 def _same_text(mine: Entry, its: Entry) -> bool:
     if mine.texts == its.texts:
         return True
-    if mine.kind not in {"code", "module"} or len(mine.texts) != len(its.texts):
+    if len(mine.texts) != len(its.texts):
+        return False
+    if all(map(same_text, mine.texts, its.texts)):
+        return True
+    if mine.kind not in {"code", "module"}:
         return False
     try:
         return all(

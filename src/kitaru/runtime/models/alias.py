@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple, TypeAlias
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -175,10 +175,12 @@ def _address(base_url: str) -> Iterator[Problem]:
         good, parts = False, urlsplit("")
     if not good or re.search(r"\s", base_url):
         yield Problem("base_url", "has a base URL that is not an http(s) address", "Such as https://host/v1.")
-    elif parts.username is not None or parts.password is not None:
-        yield Problem("base_url", "has a base URL with a user name or password", "Store a key as a secret instead.")
-    elif any(name.lower() in _KEY_FIELDS or looks_like_a_key(value) for name, value in parse_qsl(parts.query)):
-        yield Problem("base_url", "has a base URL with a key in it", "Store the key as a secret instead.")
+        return
+    from kitaru.adapters.request import private_part
+
+    private = private_part(base_url)
+    if private:
+        yield Problem("base_url", f"has a base URL with {private}", "Store a key as a secret instead.")
 
 
 def _numbers(alias: Alias) -> Iterator[Problem]:

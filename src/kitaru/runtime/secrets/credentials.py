@@ -118,9 +118,11 @@ def find(row: Provider, *, argument: str | SecretStr | None, linked: str | None,
     if argument is not None:
         key = argument if isinstance(argument, SecretStr) else SecretStr(argument.strip())
         if key:
+            remember(key, sent=True)
             return Credential(key, "argument")
     given = _given(row)
     if given is not None:
+        remember(given)
         return Credential(given, "argument")
     if not trusted_host:
         return NONE
@@ -131,7 +133,7 @@ def find(row: Provider, *, argument: str | SecretStr | None, linked: str | None,
             if linked:
                 _warn_of_shadow(row, name, linked)
             key = SecretStr(value)
-            _remember(key)
+            remember(key)
             return Credential(key, "environment", name in row.bearer_env)
     return _linked(row, linked) if linked else NONE
 
@@ -176,10 +178,21 @@ def _vault() -> Vault:
     return runtime.vault
 
 
-def _remember(key: SecretStr) -> None:
+def remember(key: SecretStr, *, sent: bool = False) -> None:
+    """Have a key of this run's calls kept out of what is recorded.
+
+    Args:
+        key: The key.
+        sent: Code passed it, so an input may hold it; a key that was looked up has no business there.
+    """
     place = here.get()
-    if place is not None and len(key.reveal()) >= SHORTEST_KEY:
-        place.execution.secrets.vault.known.add(key)
+    if place is None or len(key.reveal()) < SHORTEST_KEY:
+        return
+    known = place.execution.secrets.vault.known
+    if sent:
+        known.add_sent(key)
+    else:
+        known.add(key)
 
 
 def _linked(row: Provider, linked: str) -> Credential:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 SHORTEST: Final = 8
 """Characters from which a value is looked for: a shorter one would be found in text that has nothing to do with it."""
 
+MOST_SENT: Final = 1000
+"""Keys passed to model calls that are remembered: a server may see one for each of its users."""
+
 SHORTEST_KEY: Final = 12
 """The same for a variable of the environment: local servers want placeholders there, such as "lm-studio"."""
 
@@ -26,6 +29,7 @@ class Known:
 
     def __init__(self) -> None:
         self._secrets: dict[str, SecretStr] = {}
+        self._sent: dict[str, SecretStr] = {}
 
     def add(self, value: SecretStr) -> None:
         """Remember a value that was read."""
@@ -33,12 +37,20 @@ class Known:
         if len(text) >= SHORTEST:
             self._secrets.setdefault(text, value)
 
-    def __bool__(self) -> bool:
-        return bool(self._secrets)
+    def add_sent(self, value: SecretStr) -> None:
+        """Remember a key that code passed to a model call: it is masked, but an input may still hold it."""
+        text = value.reveal()
+        if len(text) >= SHORTEST_KEY and text not in self._sent:
+            while len(self._sent) >= MOST_SENT:
+                self._sent.pop(next(iter(self._sent)), None)
+            self._sent[text] = value
 
-    def all(self) -> list[SecretStr]:
-        """All of them."""
-        return list(self._secrets.values())
+    def __bool__(self) -> bool:
+        return bool(self._secrets or self._sent)
+
+    def all(self, *, sent: bool = False) -> list[SecretStr]:
+        """All that were read, and with `sent` the keys that code passed, too."""
+        return [*self._secrets.values(), *(self._sent.values() if sent else ())]
 
 
 def found_in(data: bytes, secrets: Iterable[SecretStr]) -> bool:
@@ -51,8 +63,13 @@ def refusal(data: bytes, secrets: list[SecretStr], what: str) -> EncodeError:
     from kitaru.store import codec
 
     path = _path(codec.display(data), secrets)
+    return unrecordable(f"{what}{path or ''}")
+
+
+def unrecordable(what: str) -> EncodeError:
+    """The error for what holds a secret; says where, never the value."""
     return EncodeError(
-        f"{what}{path or ''} holds a secret that this process has read, which is never recorded",
+        f"{what} holds a secret that this process has read, which is never recorded",
         hint="Pass the secret's name and read it where it is used, or take the input as a kitaru.SecretStr.",
     )
 

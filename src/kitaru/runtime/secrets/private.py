@@ -14,7 +14,7 @@ from kitaru.errors import CredentialError, NotFoundError, UsageError
 from kitaru.runtime.secrets import image as images
 from kitaru.runtime.secrets.bound import Bound, bound
 from kitaru.runtime.secrets.image import EXPORTS, NO_IMAGE, ImageSettings
-from kitaru.runtime.secrets.known import SHORTEST, environment_secrets, found_in, refusal
+from kitaru.runtime.secrets.known import SHORTEST, environment_secrets, found_in, refusal, unrecordable
 from kitaru.runtime.secrets.vault import CREDENTIAL, INPUT, Vault
 from kitaru.store import codec
 from kitaru.store.events import HELD
@@ -128,33 +128,49 @@ class RunSecrets:
 
     # -- what must not be recorded ------------------------------------------------------------------------------------
 
-    def check(self, data: bytes, what: str) -> None:
+    def check(self, data: bytes, what: str, *, sent: bool = False) -> None:
         """Refuse encoded data that holds a secret known here.
 
         Args:
             data: The data.
             what: What the error calls it, before the path.
+            sent: Look for keys that code passed to model calls, too: an input may hold one, metadata has no need to.
 
         Raises:
             EncodeError: It does; names the path.
         """
         if not self._own and not self.vault.known:
             return
-        secrets = [*self.vault.known.all(), *self._own]
+        secrets = self._all() if sent else [*self.vault.known.all(), *self._own]
         if found_in(data, secrets):
             raise refusal(data, secrets, what)
 
     def failure(self, error: BaseException) -> tuple[bytes, bool]:
         """The recorded form of an exception without any secret known here, and whether there was one in it."""
-        return masked_failure(error, [*self.vault.known.all(), *self._own])
+        return masked_failure(error, self._all())
+
+    def check_text(self, text: str, what: str) -> None:
+        """Refuse a name, an id or a reason that holds a secret known here.
+
+        Args:
+            text: The text.
+            what: What the error calls it; the text itself is not shown.
+
+        Raises:
+            EncodeError: It does.
+        """
+        if (self._own or self.vault.known) and found_in(text.encode("utf-8", "surrogatepass"), self._all()):
+            raise unrecordable(what)
 
     def source(self, source: bytes) -> bytes:
-        """The source behind a code digest without any secret known here: a constant stands there in hexadecimal."""
-        for secret in [*self.vault.known.all(), *self._own]:
-            plain = secret.reveal().encode("utf-8", "surrogatepass").hex().encode()
-            if len(secret.reveal()) >= SHORTEST:
-                source = source.replace(plain, b"0" * len(plain))
-        return source
+        """The source behind a code digest, with every secret in it masked that is known here."""
+        from kitaru.runtime.code.masked import masked
+
+        secrets = [*self._all(), *environment_secrets()]
+        return masked(source, [secret for secret in secrets if len(secret.reveal()) >= SHORTEST])
+
+    def _all(self) -> list[SecretStr]:
+        return [*self.vault.known.all(sent=True), *self._own]
 
 
 def masked_failure(error: BaseException, secrets: list[SecretStr]) -> tuple[bytes, bool]:
