@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import msgspec
 
@@ -24,7 +24,7 @@ from kitaru.errors import (
     UsageError,
 )
 from kitaru.store import chain, secrets
-from kitaru.store.artifacts import closure, named_by
+from kitaru.store.artifacts import closure, is_node, named_by
 from kitaru.store.events import (
     FINISHED,
     STATUS_AFTER,
@@ -36,6 +36,7 @@ from kitaru.store.events import (
     Status,
 )
 from kitaru.store.names import valid_run_id
+from kitaru.store.pieces import JOINED, SMALLEST, Pieces, ids_in
 from kitaru.store.pressed import content_of, pressed
 from kitaru.store.protocol import Append, Held, Recorded, Sink, Turn
 
@@ -101,9 +102,10 @@ class Transaction:
         connection: The writing connection, inside a transaction.
         held: Heads of the runs that this store owns; changed only by `settle`.
         owner: This store's row in `owners`, 0 while it has none.
+        pieces: What the writer remembers of stored pieces.
     """
 
-    def __init__(self, connection: sqlite3.Connection, held: dict[str, Head], owner: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, held: dict[str, Head], owner: int, pieces: Pieces) -> None:
         self.connection = connection
         self.heads: dict[str, Head] = {}
         self.touched: set[str] = set()
@@ -113,6 +115,9 @@ class Transaction:
         """Called once the transaction is on disk, before anything is acknowledged."""
         self._held = held
         self._owner = owner
+        self._pieces = pieces
+        self._joined: dict[bytes, tuple[int, ...]] = {}
+        """The pieces of the joined artifacts that this transaction has met."""
         self._next_no = 0
         self._taken: set[str] = set()
         self._names: list[object] = []
@@ -291,8 +296,15 @@ class Transaction:
         self.bytes += sum(map(len, given.values()))
 
     def _read(self, digest: bytes) -> bytes | None:
+        """A stored artifact's content; nothing of a joined one, which names no other artifact."""
         row = self.connection.execute("SELECT data, compressed FROM artifacts WHERE digest = ?", (digest,)).fetchone()
-        return None if row is None else content_of(*row)
+        if row is None:
+            return None
+        data, how = row
+        if how == JOINED:
+            self._joined[digest] = tuple(dict.fromkeys(ids_in(data)))
+            return b""
+        return content_of(data, how)
 
     def _known_to(self, no: int) -> Callable[[bytes], bool]:
         def known(digest: bytes) -> bool:
@@ -343,11 +355,19 @@ class Transaction:
         spread(db, _insert_runs, 9, runs)
         spread(db, _insert_named, 6, self._names)
         spread(db, _insert_events, 5, self._events)
-        stored: list[object] = [
-            part for digest, content in self._artifacts.items() for part in (digest, *pressed(content))
-        ]
+        stored: list[object] = []
+        for digest, content in self._artifacts.items():
+            if len(content) < SMALLEST or is_node(content):
+                stored += (digest, *pressed(content))
+            elif self._read(digest) is None:
+                self._pieces.refresh(db)
+                layout = self._pieces.layout(db, content)
+                stored += (digest, layout.data, layout.how)
+                self._joined[digest] = layout.pieces
         spread(db, _insert_artifacts, 3, stored)
         spread(db, _insert_refs, 2, self._refs)
+        if self._joined:
+            spread(db, _insert_piece_refs, 2, self._piece_refs())
         spread(db, _change_runs, 4, changes)
         spread(db, _insert_owned, 2, owned)
         spread(db, _delete_owned, 1, freed)
@@ -359,6 +379,14 @@ class Transaction:
             self._names, self._events, self._refs, self._artifacts, self._changes, self._kept, self._forgotten
         ):  # fmt: skip
             written.clear()
+
+    def _piece_refs(self) -> list[object]:
+        refs: list[object] = []
+        for digest, no in zip(self._refs[::2], self._refs[1::2], strict=True):
+            pieces = self._joined.get(cast("bytes", digest))
+            if pieces:
+                refs += self._pieces.new_refs(cast("int", no), pieces)
+        return refs
 
     def settle(self) -> None:
         """Make the heads of this transaction, now committed, the ones this store holds."""
@@ -445,6 +473,11 @@ def _insert_artifacts(rows: int) -> str:
 @cache
 def _insert_refs(rows: int) -> str:
     return f"INSERT OR IGNORE INTO refs (digest, run) VALUES {_values(2, rows)}"
+
+
+@cache
+def _insert_piece_refs(rows: int) -> str:
+    return f"INSERT OR IGNORE INTO piece_refs (piece, run) VALUES {_values(2, rows)}"
 
 
 @cache

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from kitaru.errors import NotFoundError
-from kitaru.store import chain, schema
+from kitaru.store import chain, pieces, schema
 from kitaru.store.artifacts import closure, named_by
 from kitaru.store.batch import decode_event, encode_event, flow_of, note_of
 from kitaru.store.codec import content_digest
@@ -24,7 +24,6 @@ from kitaru.store.events import (
     RunStarted,
 )
 from kitaru.store.failures import corrupt
-from kitaru.store.pressed import content_of
 from kitaru.store.protocol import Head, Problem, Pruned
 
 
@@ -132,7 +131,7 @@ def _artifact_fault(connection: sqlite3.Connection, root: bytes, known: dict[byt
     faults: list[str] = []
 
     def read(digest: bytes) -> bytes | None:
-        data = _stored(connection, digest)
+        data = pieces.read(connection, digest)
         if data is None:
             faults.append(f"artifact {digest.hex()} is missing")
         elif content_digest(data) != digest:
@@ -146,11 +145,6 @@ def _artifact_fault(connection: sqlite3.Connection, root: bytes, known: dict[byt
     if faults:
         known[root] = faults[0]
     return known[root]
-
-
-def _stored(connection: sqlite3.Connection, digest: bytes) -> bytes | None:
-    row = connection.execute("SELECT data, compressed FROM artifacts WHERE digest = ?", (digest,)).fetchone()
-    return None if row is None else content_of(*row)
 
 
 class _Projected:
@@ -188,7 +182,7 @@ class _Projected:
 
 
 def rebuild(connection: sqlite3.Connection, path: str) -> int:
-    """Make `runs`, `heads` and `refs` again, in one transaction.
+    """Make `runs`, `heads`, `refs` and `piece_refs` again, in one transaction.
 
     Args:
         connection: The writing connection.
@@ -226,9 +220,11 @@ def _insert(connection: sqlite3.Connection, no: int, run: _Projected) -> None:
         "INSERT INTO heads (run, epoch, seq, turn, digest) VALUES (?,?,?,?,?)",
         (no, run.epoch, run.seq, run.turn, run.digest),
     )
+    found = closure(run.artifacts, functools.partial(pieces.read, connection), lambda _: False)
+    connection.executemany("INSERT OR IGNORE INTO refs (digest, run) VALUES (?, ?)", [(each, no) for each in found])
     connection.executemany(
-        "INSERT OR IGNORE INTO refs (digest, run) VALUES (?, ?)",
-        [(digest, no) for digest in closure(run.artifacts, functools.partial(_stored, connection), lambda _: False)],
+        "INSERT OR IGNORE INTO piece_refs (piece, run) VALUES (?, ?)",
+        [(piece, no) for digest in found for piece in pieces.pieces_of(connection, digest)],
     )
 
 
@@ -271,7 +267,12 @@ def _prune(connection: sqlite3.Connection, run: str) -> Pruned:
     connection.execute("DELETE FROM sealed WHERE kind = 'run' AND holder = ?", (run,))
     named = connection.execute("DELETE FROM refs WHERE run = ? RETURNING digest", (no,)).fetchall()
     artifacts = 0
+    held = {piece for (name,) in named for piece in pieces.pieces_of(connection, name)}
     for (name,) in named:
         sql = "DELETE FROM artifacts WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM refs WHERE digest = ?)"
         artifacts += connection.execute(sql, (name, name)).rowcount
+    for piece in held:
+        connection.execute("DELETE FROM piece_refs WHERE piece = ? AND run = ?", (piece, no))
+        sql = "DELETE FROM pieces WHERE id = ? AND NOT EXISTS (SELECT 1 FROM piece_refs WHERE piece = ?)"
+        connection.execute(sql, (piece, piece))
     return Pruned(1, events, artifacts)

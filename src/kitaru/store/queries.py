@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final, cast
 
 from kitaru.errors import AmbiguousError, NotFoundError, RunError
+from kitaru.store import pieces
 from kitaru.store.events import FINISHED, HELD, Status
 from kitaru.store.owners import COLUMNS, Health, OwnerRow
 from kitaru.store.pressed import content_of
@@ -41,6 +42,12 @@ async def artifact(readers: Readers, digest: bytes) -> bytes:
     if not rows:
         raise NotFoundError(f"there is no artifact {digest.hex()}")
     data, compressed = cast("tuple[bytes, int]", rows[0])
+    if compressed == pieces.JOINED:
+        parts = await readers.fetch(pieces.WANTED, (pieces.wanted(data),))
+        found = cast("list[tuple[int, bytes, int]]", parts)
+        if sum(len(part) for _, part, _ in found) > _LARGE:
+            return await asyncio.to_thread(pieces.joined, data, found)
+        return pieces.joined(data, found)
     if len(data) > _LARGE:
         return await asyncio.to_thread(content_of, data, compressed)
     return content_of(data, compressed)

@@ -1,7 +1,7 @@
 """The tables of a SQLite store, how a file is opened, and how an older one is brought up to date.
 
-Only `events`, `artifacts`, `owners`, `owned` and the tables of secrets hold what cannot be made again; `runs`, `heads`
-and `refs` are projections of the events. A run's id stands in the row of its first event.
+Only `events`, `artifacts`, `pieces`, `owners`, `owned` and the tables of secrets hold what cannot be made again;
+`runs`, `heads`, `refs` and `piece_refs` are projections of the events. A run's id is in the row of its first event.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kitaru.errors import SchemaError, StoreError, StoreReadOnlyError
 from kitaru.store.failures import corrupt, error_name, translate
 
 APPLICATION_ID: Final = 0x4B495441
-VERSION: Final = 2
+VERSION: Final = 3
 
 Durability: TypeAlias = Literal["full", "process"]
 Migration: TypeAlias = Callable[[sqlite3.Connection], None]
@@ -39,13 +39,31 @@ _SECRETS: Final = (
 )
 
 
+_PIECES: Final = (
+    """CREATE TABLE pieces (
+        id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, data BLOB NOT NULL, compressed INTEGER NOT NULL
+    ) STRICT""",
+    """CREATE TRIGGER pieces_keep BEFORE UPDATE ON pieces
+        BEGIN SELECT RAISE(ABORT, 'pieces never change'); END""",
+)
+_PIECE_REFS: Final = (
+    "CREATE TABLE piece_refs (piece INTEGER NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (piece, run)) STRICT, "
+    "WITHOUT ROWID"
+)
+
+
 def _to_second(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE artifacts ADD COLUMN compressed INTEGER NOT NULL DEFAULT 0")
     for statement in _SECRETS:
         connection.execute(statement)
 
 
-MIGRATIONS: Final[Mapping[int, Migration]] = {1: _to_second}
+def _to_third(connection: sqlite3.Connection) -> None:
+    for statement in (*_PIECES, _PIECE_REFS):
+        connection.execute(statement)
+
+
+MIGRATIONS: Final[Mapping[int, Migration]] = {1: _to_second, 2: _to_third}
 """By the version a migration starts from; it leads to the next one, inside the caller's transaction."""
 
 _PROJECTIONS: Final = (
@@ -59,6 +77,7 @@ _PROJECTIONS: Final = (
         digest BLOB NOT NULL
     ) STRICT""",
     "CREATE TABLE refs (digest BLOB NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (digest, run)) STRICT, WITHOUT ROWID",
+    _PIECE_REFS,
 )
 
 _TABLES: Final = (
@@ -86,6 +105,7 @@ _TABLES: Final = (
         BEGIN SELECT RAISE(ABORT, 'events are append-only'); END""",
     """CREATE TRIGGER artifacts_keep BEFORE UPDATE ON artifacts
         BEGIN SELECT RAISE(ABORT, 'artifacts never change'); END""",
+    *_PIECES,
     *_PROJECTIONS,
     *_SECRETS,
 )
@@ -287,7 +307,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 def create_projections(connection: sqlite3.Connection) -> None:
     """Drop the projections, whatever is left of them, and create them empty."""
-    for table in ("runs", "heads", "refs"):
+    for table in ("runs", "heads", "refs", "piece_refs"):
         connection.execute(f"DROP TABLE IF EXISTS {table}")
     for statement in _PROJECTIONS:
         connection.execute(statement)

@@ -32,6 +32,7 @@ from kitaru.store import failures, schema
 from kitaru.store.batch import Head, HeadMovedError, Transaction, read_events
 from kitaru.store.filelock import FileLock
 from kitaru.store.owners import Owner
+from kitaru.store.pieces import Pieces
 from kitaru.store.protocol import Append, Recorded, Sink
 from kitaru.store.schema import transaction
 
@@ -114,6 +115,7 @@ class Writer:
         self._noticed: list[tuple[Sink, str, list[Recorded]]] = []
         self._next_poll = 0.0
         self._version = 0
+        self._pieces = Pieces()
         self._pages = 0
         self._db: sqlite3.Connection | None = None
         self._file_lock: FileLock | None = None
@@ -283,6 +285,8 @@ class Writer:
             return
         try:
             with self._locked():
+                # It may delete pieces.
+                self._pieces.forget()
                 result = job.alone(self._connection)
         except KitaruError as error:
             job.future.set_exception(error)
@@ -353,7 +357,7 @@ class Writer:
         if fresh:
             self._look()
         recorded = self.owner.record(db)
-        tx = Transaction(db, self._held, self.owner.no)
+        tx = Transaction(db, self._held, self.owner.no, self._pieces)
         results: list[tuple[Job[object], object, KitaruError | None]] = []
         appends: list[Append] = []
         for item in items:
@@ -454,6 +458,7 @@ class Writer:
             log.warning("%s: closing was not clean: %s", self.path, error)
 
     def _roll_back(self) -> None:
+        self._pieces.forget()
         # SQLite has rolled back by itself after some errors.
         if self._db is not None and self._db.in_transaction:
             with contextlib.suppress(sqlite3.Error):
