@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import warnings
-from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterator
 from types import CodeType, FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeGuard, TypeVar, cast
 
 from kitaru.errors import Suspended, UsageError
 from kitaru.runtime.keys import Place, here
@@ -272,6 +272,11 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
         place = self.place
         if place is None or not place.execution.leaving:
             warnings.warn(f"{self.work.name} at {self.where} was never awaited", RuntimeWarning, stacklevel=2)
+
+
+def unawaited(value: object) -> TypeGuard[Awaitable[object]]:
+    """Whether a sync function returned something to await: it is a wrapper round an async one."""
+    return isinstance(value, Awaitable) and not isinstance(value, Call)
 
 
 def line_of(code: CodeType, at: int) -> int:

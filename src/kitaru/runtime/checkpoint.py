@@ -11,14 +11,15 @@ import sys
 import types
 import typing
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
 
 from kitaru.errors import EncodeError, ModelError, StepTimeoutError, UsageError
 from kitaru.runtime.annotations import types_in
-from kitaru.runtime.call import Call, current_place
+from kitaru.runtime.call import Call, current_place, unawaited
+from kitaru.runtime.functions import as_function, mark_async
 from kitaru.runtime.keys import Place, here, valid_name
 from kitaru.runtime.threads import IN_THREAD, WaitingThread, submit, wait_for
 from kitaru.runtime.work import SCALARS, Inputs, Parameters, Work, input_stand_in, make_call, stand_in
@@ -171,17 +172,17 @@ class CheckpointWork(Work):
         token = here.set(place)
         try:
             if self.options.timeout is not None:
-                return await self._within(self.options.timeout, flight)
+                return await self._within(self.options.timeout, flight, place)
             if self.is_async:
                 return await function(*inputs.args, **inputs.kwargs)
             body = functools.partial(function, *inputs.args, **inputs.kwargs)
-            if isinstance(flight.party, WaitingThread):
-                return await flight.party.run(body)
-            return await flight.execution.host.in_pool(body)
+            waiting = flight.party if isinstance(flight.party, WaitingThread) else None
+            value = await (waiting.run(body) if waiting is not None else flight.execution.host.in_pool(body))
+            return await _of_wrapper(value, place) if unawaited(value) else value
         finally:
             here.reset(token)
 
-    async def _within(self, timeout: float, flight: Flight) -> object:
+    async def _within(self, timeout: float, flight: Flight, place: Place) -> object:
         inputs = flight.call.inputs
         ran_on = ""
         limit = asyncio.timeout(timeout)
@@ -195,7 +196,9 @@ class CheckpointWork(Work):
                     flight.execution.host.in_pool(functools.partial(self.function, *inputs.args, **inputs.kwargs))
                 )
                 ran_on = "; its thread is possibly still running"
-                return await asyncio.shield(flight.thread)
+                value = await asyncio.shield(flight.thread)
+                ran_on = ""
+                return await _of_wrapper(value, place) if unawaited(value) else value
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -217,7 +220,28 @@ class CheckpointWork(Work):
         args = [a.load() if isinstance(a, Call) else a for a in call.inputs.args]
         kwargs = {k: v.load() if isinstance(v, Call) else v for k, v in call.inputs.kwargs.items()}
         value = self.function(*args, **kwargs)
-        call.settle(value.load() if isinstance(value, Call) else value)
+        if unawaited(value):
+            call.work = _Unfinished(self.name, value)
+        else:
+            call.settle(value.load() if isinstance(value, Call) else value)
+
+
+class _Unfinished(Work):
+    """What a sync wrapper round an async function returned outside any flow: it runs when it is awaited."""
+
+    def __init__(self, name: str, value: Awaitable[object]) -> None:
+        super().__init__(name)
+        self._value = value
+
+    async def run(self, call: Call[Any]) -> object:
+        del call
+        return await self._value
+
+
+async def _of_wrapper(value: Awaitable[object], place: Place) -> object:
+    """Await on the loop what a sync wrapper round an async function returned from its thread."""
+    place.thread = None
+    return await value
 
 
 class Checkpoint(Generic[P, T]):
@@ -228,13 +252,15 @@ class Checkpoint(Generic[P, T]):
         self._bound = bound
         functools.update_wrapper(self, work.function)
         self.__kitaru_function__ = work.function
+        if work.is_async:
+            mark_async(self, work.function)
 
     @property
     def name(self) -> str:
         """The name of its boundaries."""
         return self._work.name
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
         work = self._work
         place = current_place()
         call = make_call(work, place, self._bound + args if self._bound else args, kwargs, sys._getframe(1))
@@ -247,7 +273,7 @@ class Checkpoint(Generic[P, T]):
             work.run_plain(call)
         return call
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
         """Call it and start it without waiting; in sync code it runs on a thread of the pool.
 
         Raises:
@@ -417,8 +443,7 @@ def checkpoint(
     _check(options)
 
     def decorate(function: Callable[..., Any]) -> Checkpoint[..., Any]:
-        if isinstance(function, staticmethod | classmethod):
-            raise UsageError("@checkpoint goes below @staticmethod or @classmethod, not above")
+        function = as_function(function, "checkpoint", name)
         return Checkpoint(CheckpointWork(function, valid_name(function.__name__ if name is None else name), options))
 
     return decorate if function is None else decorate(function)

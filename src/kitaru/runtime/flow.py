@@ -9,16 +9,17 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from kitaru.errors import EncodeError, Suspended, UsageError
 from kitaru.runtime.annotations import hints_of, types_in
-from kitaru.runtime.call import Call, current_place
+from kitaru.runtime.call import Call, current_place, unawaited
+from kitaru.runtime.functions import as_function, file_of, mark_async
 from kitaru.runtime.handle import outermost
 from kitaru.runtime.keys import Place, here, valid_name
 from kitaru.runtime.secrets.image import NO_IMAGE, ImageSettings, as_image
 from kitaru.runtime.secrets.private import takes_secret
-from kitaru.runtime.threads import FlowThread, start_flow_thread, wait_for
+from kitaru.runtime.threads import FlowThread, on_a_loop, start_flow_thread, wait_for
 from kitaru.runtime.work import Inputs, Unresolved, Work, input_stand_in, make_call, stand_in
 from kitaru.store import codec
 from kitaru.store.events import FINISHED, BoundaryEvent, ChildStarted, FlowRef
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from kitaru.runtime.handle import RunHandle
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 class FlowWork(Work):
@@ -59,7 +62,7 @@ class FlowWork(Work):
     @functools.cached_property
     def ref(self) -> FlowRef:
         """Where the flow lives."""
-        file = inspect.getsourcefile(self.function) or self.function.__code__.co_filename
+        file = file_of(self.function)
         return FlowRef(codec.portable_module(self.module), self.function.__qualname__, file, self.name)
 
     # -- as the body of a run -----------------------------------------------------------------------------------------
@@ -117,6 +120,9 @@ class FlowWork(Work):
             value = await self.function(*bound.args, **bound.kwargs)
         else:
             value = await self._run_in_thread(execution, functools.partial(self.function, *bound.args, **bound.kwargs))
+            if unawaited(value):
+                # A decorator that knows nothing of async functions is round one.
+                value = await value
         while True:
             try:
                 return self.encode_outcome(value)
@@ -138,9 +144,11 @@ class FlowWork(Work):
 
     async def _run_in_thread(self, execution: Execution, body: Callable[[], object]) -> object:
         turns = execution.turns
+        place = Place(execution, "")
 
         def on_thread(thread: FlowThread) -> object:
-            here.set(Place(execution, "", thread=thread))
+            place.thread = thread
+            here.set(place)
             return body()
 
         thread, end = start_flow_thread(execution.host.loop, f"kitaru flow {self.name} {execution.run}", on_thread)
@@ -148,7 +156,7 @@ class FlowWork(Work):
         turns.open.add(thread)
         turns.open.discard(asyncio.current_task())
         try:
-            return await asyncio.shield(end)
+            value = await asyncio.shield(end)
         except asyncio.CancelledError:
             if not execution.leaving or end.done():
                 raise
@@ -158,6 +166,12 @@ class FlowWork(Work):
             raise Suspended from None
         finally:
             turns.open.discard(thread)
+        execution.thread = None
+        place.thread = None
+        here.set(place)
+        if execution.root is not None:
+            turns.open.add(execution.root)
+        return value
 
     def code(self) -> Code:
         if self._code is None:
@@ -227,12 +241,21 @@ class Flow(Generic[P, T]):
     code `writer.run("tides")` starts it in the background, and `.wait()` of the handle gives its result.
     """
 
-    def __init__(self, work: FlowWork, run_id: str | None = None, image: ImageSettings | None = None) -> None:
+    def __init__(
+        self,
+        work: FlowWork,
+        run_id: str | None = None,
+        image: ImageSettings | None = None,
+        bound: tuple[Any, ...] = (),
+    ) -> None:
         self._work = work
         self._run_id = run_id
         self._image = image
+        self._bound = bound
         functools.update_wrapper(self, work.function)
         self.__kitaru_function__ = work.function
+        if work.is_async:
+            mark_async(self, work.function)
 
     @property
     def name(self) -> str:
@@ -254,7 +277,11 @@ class Flow(Generic[P, T]):
         """What its next run finds in its environment."""
         return self._work.image if self._image is None else self._image
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
+    def inputs_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of a call by parameter name; the object of a method is the first."""
+        return self._work.named_inputs(self._bound + args, kwargs)
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
         place = current_place()
         if place is not None and place.inside is not None:
             raise UsageError(
@@ -266,14 +293,16 @@ class Flow(Generic[P, T]):
                 f"{self.name}.options(...) is called as a function",
                 hint="Use .start() or .run() of it; a flow called by another flow has an id of its parent's making.",
             )
-        call = make_call(self._work, place, args, kwargs, sys._getframe(1))
+        call = make_call(self._work, place, self._bound + args, kwargs, sys._getframe(1))
         if place is not None and place.thread is not None:
             wait_for(call)
-            if call.failed:
-                call.load()
+        elif place is None and not self._work.is_async and not on_a_loop():
+            self._work.wait_in_thread(call)
+        if call.failed:
+            call.load()
         return call
 
-    async def start(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
+    async def start(self, /, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
         """Start a run in the default runtime, on this loop. An id that exists already gives that run's handle.
 
         Raises:
@@ -285,7 +314,7 @@ class Flow(Generic[P, T]):
 
         return await default_runtime().start(self, *args, **kwargs)
 
-    def run(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
+    def run(self, /, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
         """Start a run in the default runtime, on its background loop; raises as `start` does."""
         from kitaru.runtime.default import default_runtime
 
@@ -304,7 +333,19 @@ class Flow(Generic[P, T]):
             self._work,
             self._run_id if run_id is None else run_id,
             self._image if image is None else as_image(image),
+            self._bound,
         )
+
+    @overload
+    def __get__(self, obj: None, owner: type) -> Flow[P, T]: ...
+
+    @overload
+    def __get__(self: Flow[Concatenate[S, Q], T], obj: S, owner: type | None = None) -> Flow[Q, T]: ...
+
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        if obj is None:
+            return self
+        return Flow(self._work, self._run_id, self._image, (obj,))
 
     def __repr__(self) -> str:
         return f"<flow {self.name}>"
@@ -364,9 +405,20 @@ def flow(
     settings = as_image(image)
 
     def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
+        function = as_function(function, "flow", name)
+        _refuse_class_method(function)
         return Flow(FlowWork(function, valid_name(function.__name__ if name is None else name), settings))
 
     return decorate if function is None else decorate(function)
+
+
+def _refuse_class_method(function: Callable[..., Any]) -> None:
+    of_a_class = "." in function.__qualname__.rpartition("<locals>.")[2]
+    if of_a_class and next(iter(inspect.signature(function).parameters), "") == "cls":
+        raise UsageError(
+            f"@flow on the class method {function.__qualname__}: a run cannot record its class as an input",
+            hint="Write @staticmethod above @flow, and name the class in the body.",
+        )
 
 
 def _ignored(end: asyncio.Future[object]) -> None:

@@ -159,7 +159,14 @@ def _attribute(module: ModuleType, qualname: str) -> object:
     found: object = module
     for part in qualname.split("."):
         found = getattr(found, part, None)
-    return found
+    below = found
+    while below is not None and not isinstance(below, Flow):
+        below = getattr(below, "__wrapped__", None)
+    if below is None:
+        # A flow made of a partial, or under another name than its function.
+        flows = (value for value in vars(module).values() if isinstance(value, Flow))
+        below = next((flow for flow in flows if flow.work.function.__qualname__ == qualname), None)
+    return below or found
 
 
 def _same_file(one: str | None, other: str) -> bool:

@@ -256,7 +256,7 @@ class Runtime:
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
-    async def start(self, flow: Flow[P, T], *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
+    async def start(self, flow: Flow[P, T], /, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
         """Start a run on this loop. An id that exists already gives that run's handle: one that nobody owns is resumed,
         one owned elsewhere is followed, a finished one is given as it is.
 
@@ -268,10 +268,10 @@ class Runtime:
         loader.refuse_while_loading(flow.work.module)
         run = valid_run_id(flow.run_id) if flow.run_id is not None else new_run_id()
         given = RunSecrets(self.vault, run)
-        data, fingerprint = await privates.encoded_inputs(self, flow.work, flow.work.named_inputs(args, kwargs), given)
+        data, fingerprint = await privates.encoded_inputs(self, flow.work, flow.inputs_of(args, kwargs), given)
         return await self.start_encoded(flow.work, run, data, fingerprint, image=flow.image, inputs=given.inputs)
 
-    def run(self, flow: Flow[P, T], *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
+    def run(self, flow: Flow[P, T], /, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
         """Start a run on the background loop, from sync code; raises as `start` does."""
         return self.background(self.start(flow, *args, **kwargs)).result()
 

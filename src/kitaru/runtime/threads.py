@@ -130,7 +130,7 @@ def wait_for(call: Call[Any]) -> None:
     place = call.place
     if place is None:
         raise UsageError(f"{call.work.name} at {call.where} has not run", hint="Await it.")
-    if _on_a_loop():
+    if on_a_loop():
         raise UsageError(
             f".load() of {call.work.name} at {call.where} on an event loop's thread would block the loop",
             hint="Use `await` in async code.",
@@ -199,7 +199,8 @@ async def _awaited(call: Call[Any]) -> None:
         return
 
 
-def _on_a_loop() -> bool:
+def on_a_loop() -> bool:
+    """Whether an event loop runs in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

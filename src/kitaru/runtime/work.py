@@ -194,7 +194,7 @@ class Work:
 class Parameters:
     """A function's parameters, as far as recording a call of it needs them."""
 
-    __slots__ = ("_ignored", "_leading", "_names", "_plain", "_signature", "names")
+    __slots__ = ("_ignored", "_leading", "_names", "_own", "_plain", "_signature", "names")
 
     def __init__(self, function: Callable[..., object], ignore: Sequence[str]) -> None:
         signature = inspect.signature(function)
@@ -207,6 +207,8 @@ class Parameters:
         kinds = {p.kind for p in parameters.values()}
         self.names = tuple(parameters)
         self._signature = signature
+        own = inspect.signature(function, follow_wrapped=False)
+        self._own = own if own.parameters.keys() != parameters.keys() else None
         self._ignored = frozenset(ignore)
         self._plain = not ignore and kinds <= {
             inspect.Parameter.POSITIONAL_ONLY,
@@ -223,7 +225,7 @@ class Parameters:
         """
         if self._plain and not kwargs and len(args) <= self._leading:
             return list(args)
-        given = self._signature.bind(*args, **kwargs).arguments
+        given = self._bound(args, kwargs).arguments
         if not self._ignored and list(given) == list(self._names[: len(given)]) and self._plain:
             return list(given.values())
         return {name: value for name, value in given.items() if name not in self._ignored}
@@ -234,9 +236,18 @@ class Parameters:
         """What the function gets: the recorded copies, and what was excluded from recording as it was given."""
         if isinstance(recorded, list):
             return tuple(recorded), {}
-        bound = self._signature.bind(*args, **kwargs)
+        bound = self._bound(args, kwargs)
         bound.arguments.update(recorded)
         return bound.args, bound.kwargs
+
+    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+        try:
+            return self._signature.bind(*args, **kwargs)
+        except TypeError:
+            if self._own is None:
+                raise
+            # A wrapper that takes more than the function whose name it bears.
+            return self._own.bind(*args, **kwargs)
 
 
 def make_call(work: Work, place: Place | None, args: tuple[Any, ...], kwargs: dict[str, Any], frame: Any) -> Call[Any]:
