@@ -149,6 +149,7 @@ def joined(deltas: list[Delta], kind: str, index: int = 0) -> str:
         ("https://a.example/", "https://a.example/v1/messages"),
         ("https://a.example/v1", "https://a.example/v1/messages"),
         ("https://a.example/v1/", "https://a.example/v1/messages"),
+        ("https://a.example/v1/messages?beta=true", "https://a.example/v1/messages?beta=true"),
         ("https://a.example/anthropic?beta=true", "https://a.example/anthropic/v1/messages?beta=true"),
     ],
 )

@@ -79,7 +79,14 @@ def stream(data: bytes) -> tuple[list[Delta], Reply]:
 
 
 @pytest.mark.parametrize(
-    "base", ["https://c.example", "https://c.example/", "https://c.example/v2", "https://c.example/v2/"]
+    "base",
+    [
+        "https://c.example",
+        "https://c.example/",
+        "https://c.example/v2",
+        "https://c.example/v2/",
+        "https://c.example/v2/chat",
+    ],
 )
 def test_the_base_url_may_name_the_version(base: str) -> None:
     assert str(built(call(), base).url) == "https://c.example/v2/chat"

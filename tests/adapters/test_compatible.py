@@ -12,9 +12,16 @@ from kitaru.errors import UsageError
         ("openai/gpt-5-nano", ("openai", "gpt-5-nano")),
         ("openai-compatible/org/model:8b", ("openai-compatible", "org/model:8b")),
         (" openai / x ", ("openai", "x")),
+        ("OpenAI/gpt-4.1", ("openai", "gpt-4.1")),
+        ("together_ai/org/m", ("together", "org/m")),
+        ("openai_responses/gpt-5", ("openai-responses", "gpt-5")),
+        ("openai:gpt-4.1", ("openai", "gpt-4.1")),
+        ("openrouter:org/m", ("openrouter", "org/m")),
+        ("ollama:llama3:8b", ("ollama", "llama3:8b")),
+        ("mistral:mistral-small-latest", ("mistral", "mistral-small-latest")),
     ],
 )
-def test_a_full_name_splits_at_the_first_slash_only(name: str, parts: tuple[str, str]) -> None:
+def test_a_full_name_splits_once_and_a_provider_may_be_spelled_otherwise(name: str, parts: tuple[str, str]) -> None:
     assert split_model(name) == parts
 
 
@@ -24,6 +31,7 @@ def test_a_full_name_splits_at_the_first_slash_only(name: str, parts: tuple[str,
         ("gpt-4o", "'openai/gpt-4o'"),
         ("o3-mini", "'openai/o3-mini'"),
         ("llama3.2:1b", "'ollama/llama3.2:1b'"),
+        ("mistral:7b", "'mistral/7b' or 'ollama/mistral:7b'"),
         ("openai", "openai/MODEL"),
         ("openai/", "PROVIDER/MODEL"),
         ("/gpt", "PROVIDER/MODEL"),
@@ -36,9 +44,15 @@ def test_a_name_without_provider_or_model_is_refused_with_the_full_name(name: st
     assert suggestion in str(caught.value)
 
 
+def test_a_name_with_a_tag_belongs_to_the_default_provider_where_that_is_ollama() -> None:
+    assert split_model("mistral:7b", "ollama") == ("ollama", "mistral:7b")
+    assert split_model("openai:x", "ollama") == ("ollama", "openai:x")
+    assert split_model("openai:x", "anthropic") == ("openai", "x")
+
+
 def test_an_unknown_provider_lists_the_known_and_names_the_closest() -> None:
     with pytest.raises(UsageError) as caught:
-        provider("OpenAi")
+        provider("OpenAy")
     for name in names():
         assert name in caught.value.message
     assert caught.value.hint == "Did you mean 'openai'?"

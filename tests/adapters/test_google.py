@@ -61,6 +61,8 @@ def parse(
         ("https://g.example/v1", "/v1/models/gemini-3-flash:generateContent"),
         ("https://g.example/gate/v1alpha/", "/gate/v1alpha/models/gemini-3-flash:generateContent"),
         ("https://g.example/gate", "/gate/v1beta/models/gemini-3-flash:generateContent"),
+        ("https://g.example/v1/models/x:generateContent", "/v1/models/gemini-3-flash:generateContent"),
+        ("https://g.example/v1beta/openai/", "/v1beta/models/gemini-3-flash:generateContent"),
     ],
 )
 def test_the_version_of_the_address_is_kept_or_added(base: str, path: str) -> None:

@@ -120,6 +120,10 @@ def test_the_address_comes_from_the_environment(environ: dict[str, str], base: s
         ("http://h:1", "http://h:1/api/chat"),
         ("http://h:1/x/", "http://h:1/x/api/chat"),
         ("http://h:1/api/", "http://h:1/api/chat"),
+        ("http://h:1/api/chat", "http://h:1/api/chat"),
+        ("http://h:1/v1", "http://h:1/api/chat"),
+        ("http://h:1/x/v1/chat/completions", "http://h:1/x/api/chat"),
+        ("http://h:1/x/v10", "http://h:1/x/v10/api/chat"),
         ("h:1", "http://h:1/api/chat"),
     ],
 )

@@ -85,6 +85,8 @@ def test_the_compatible_family_gets_the_older_token_limit() -> None:
         ("http://h.example:8080", "http://h.example:8080/chat/completions"),
         (" http://[::1]:9/x/ ", "http://[::1]:9/x/chat/completions"),
         ("https://h.example/v1?api-version=2", "https://h.example/v1/chat/completions?api-version=2"),
+        ("https://h.example/v1/chat/completions/", "https://h.example/v1/chat/completions"),
+        ("https://h.example/v1/responses?a=b", "https://h.example/v1/chat/completions?a=b"),
     ],
 )
 def test_the_path_is_appended_to_the_base_url(base_url: str, url: str) -> None:

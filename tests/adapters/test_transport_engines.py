@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from kitaru.adapters import Adapter, Endpoint, Message, Retry, SecretStr, Timeouts, Transport, adapter, attempts_of
+from kitaru.adapters.http.proxies import excepted, proxy_named
 from kitaru.errors import ModelConnectionError, UsageError
 from tests.adapters.scripted import (
     CALL,
@@ -258,6 +259,69 @@ async def test_hosts_that_are_exempt_are_called_direct(transport: Transport, mon
             transport.send(CALL, Endpoint(base_url="http://nobody.invalid/v1"), _keyless(), retry=Retry(attempts=1))
         )
         assert proxy.seen == []
+
+
+@pytest.mark.usefixtures("no_bypass")
+def test_the_proxy_is_that_of_the_scheme_or_of_all_unless_the_address_is_excepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://p.example:1")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8,[fd00::]/8,h.example:8443")
+    urls = [
+        "http://10.1.2.3/v1",
+        "http://11.1.2.3/v1",
+        "https://[fd00::1]/v1",
+        "https://h.example:8443",
+        "https://h.example",
+    ]
+    assert [proxy_named(url) is None for url in urls] == [True, False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("host", "entry"),
+    [
+        ("10.1.2.3", "10.0.0.0/8"),
+        ("10.1.2.3", "10.1.2.3/8"),
+        ("10.1.2.3", "10.0.0.0/8:8000"),
+        ("10.1.2.3", "x, 10.1.2.3:8000"),
+        ("10.1.2.3", "http://10.1.2.3/"),
+        ("10.1.2.3", "10.1.*"),
+        ("::ffff:10.1.2.3", "10.0.0.0/8"),
+        ("fd00::1", "fd00::/8"),
+        ("fd00::1", "[fd00::]/8"),
+        ("fd00::1", "[fd00::/8]:8000"),
+        ("fd00::1", "fd00:0::1"),
+        ("fe80::1%eth0", "fe80::/10"),
+        ("a.corp", "corp"),
+        ("a.corp", ".corp"),
+        ("a.corp", "*.CORP:8000"),
+        ("corp", ".corp"),
+        ("a.corp.", "corp."),
+        ("xn--bcher-kva.example", "b\u00fccher.example"),
+        ("anything", "x *"),
+    ],
+)
+def test_the_exceptions_from_the_proxy_may_be_written_in_every_usual_way(host: str, entry: str) -> None:
+    assert excepted(host, 8000, entry)
+
+
+@pytest.mark.parametrize(
+    ("host", "entry"),
+    [
+        ("10.1.2.3", "11.0.0.0/8"),
+        ("10.1.2.3", "10.0.0.0/8:80"),
+        ("10.1.2.3", "2.3"),
+        ("10.1.2.3", "10.0.0.0/99"),
+        ("fd00::1", "[fd00::1]:80"),
+        ("fd00::1", "10.0.0.0/8"),
+        ("acorp", ".corp"),
+        ("a.corp", "corp:80"),
+        ("a.corp", "10.0.0.0/8"),
+        ("a.corp", " , ."),
+    ],
+)
+def test_other_hosts_are_not_excepted_from_the_proxy(host: str, entry: str) -> None:
+    assert not excepted(host, 8000, entry)
 
 
 @pytest.mark.usefixtures("no_bypass")

@@ -23,7 +23,45 @@ _MODULES: Final[Mapping[str, str]] = {
     "test": "echo",
 }
 
-_ALIASES: Final[Mapping[str, str]] = {"gemini": "google"}
+# Other names: LiteLLM's, LangChain's, pydantic-ai's, the AI SDK's and people's own, in lower case, `-` for `_`.
+_ALIASES: Final[Mapping[str, str]] = {
+    "gemini": "google",
+    "google-genai": "google",
+    "google-ai": "google",
+    "google-gla": "google",
+    "googleai": "google",
+    "claude": "anthropic",
+    "openai-chat": "openai",
+    "openai-completions": "openai",
+    "azure-openai": "azure",
+    "azureopenai": "azure",
+    "mistralai": "mistral",
+    "cohere-chat": "cohere",
+    "ollama-chat": "ollama",
+    "together-ai": "together",
+    "togetherai": "together",
+    "perplexity-ai": "perplexity",
+    "perplexityai": "perplexity",
+    "open-router": "openrouter",
+    "x-ai": "xai",
+    "grok": "xai",
+    "fireworks-ai": "fireworks",
+    "fireworksai": "fireworks",
+    "moonshotai": "moonshot",
+    "kimi": "moonshot",
+    "nvidia-nim": "nvidia",
+    "nim": "nvidia",
+    "hugging-face": "huggingface",
+    "hf": "huggingface",
+    "lm-studio": "lmstudio",
+    "hosted-vllm": "vllm",
+    "openai-like": "openai-compatible",
+    "custom-openai": "openai-compatible",
+    "litellm-proxy": "openai-compatible",
+}
+
+# Models of Ollama's library that are called like a provider: `mistral:7b` may be meant for either.
+_ALSO_MODELS: Final = frozenset({"mistral"})
 
 
 def adapter(name: str) -> Adapter:
@@ -35,7 +73,7 @@ def adapter(name: str) -> Adapter:
     Raises:
         UsageError: There is none; the message lists those there are, the hint names the closest.
     """
-    name = _ALIASES.get(name, name)
+    name = canonical(name)
     module = _MODULES.get(name)
     if module is not None:
         return cast("Adapter", import_module(f"kitaru.adapters.{module}").ADAPTER)
@@ -52,6 +90,18 @@ def adapter(name: str) -> Adapter:
         else "Any server with OpenAI's API: openai-compatible/MODEL with base_url=."
     )
     raise UsageError(f"no provider is called {name!r}; known are {', '.join(known)}", hint=hint)
+
+
+def canonical(name: str) -> str:
+    """Return the name of a provider's row for another name or spelling of it; what is no provider comes back as it is.
+
+    Args:
+        name: Such as `OpenAI`, `together_ai` or `gemini`.
+    """
+    if name in _MODULES:
+        return name
+    plain = name.strip().lower().replace("_", "-")
+    return _ALIASES.get(plain) or (plain if plain in names() else name.strip())
 
 
 def provider(name: str) -> Provider:
@@ -76,10 +126,10 @@ def providers() -> tuple[Provider, ...]:
 
 
 def split_model(name: str, default_provider: str = "") -> tuple[str, str]:
-    """Split a model's full name at its first `/` only.
+    """Split a model's full name at its first `/`, or at the `:` that other libraries write after a provider.
 
     Args:
-        name: Such as `openai/gpt-5-nano` or `openai-compatible/org/model`.
+        name: Such as `openai/gpt-5-nano`, `openai-compatible/org/model` or `openai:gpt-5-nano`.
         default_provider: The provider of a name without one; empty where that is an error.
 
     Returns:
@@ -90,8 +140,11 @@ def split_model(name: str, default_provider: str = "") -> tuple[str, str]:
         UsageError: No provider, or no model, in it.
     """
     before, slash, after = name.partition("/")
+    colon = _before_colon(name, default_provider)
+    if colon is not None:
+        return colon
     if slash and before.strip() and after.strip():
-        return _ALIASES.get(before.strip(), before.strip()), after.strip()
+        return canonical(before), after.strip()
     if slash:
         raise UsageError(
             f"{name!r} names no {'model' if before.strip() else 'provider'}", hint="A full name is PROVIDER/MODEL."
@@ -99,15 +152,32 @@ def split_model(name: str, default_provider: str = "") -> tuple[str, str]:
     bare = name.strip()
     if not bare:
         raise UsageError("the model's name is empty", hint="A full name is PROVIDER/MODEL.")
-    if bare in names() or bare in _ALIASES:
+    if canonical(bare) in names():
         raise UsageError(f"{bare!r} is a provider, not a model", hint=f"Add the model: {bare}/MODEL.")
     if default_provider:
-        return _ALIASES.get(default_provider, default_provider), bare
+        return canonical(default_provider), bare
     owner = next((row.name for row in providers() if bare.lower().startswith(row.model_prefixes or ("\0",))), None)
     if owner is None and ":" in bare:
         owner = "ollama"  # tags such as llama3.2:1b are its habit
     if owner is not None:
         hint = f"Did you mean '{owner}/{bare}'?"
+        if (before := canonical(bare.partition(":")[0])) in names():
+            hint = f"Did you mean '{before}/{bare.partition(':')[2]}' or '{owner}/{bare}'?"
     else:
         hint = f"Put the provider first, such as 'openai-compatible/{bare}' with base_url=."
     raise UsageError(f"the model {bare!r} names no provider", hint=hint)
+
+
+def _before_colon(name: str, default_provider: str) -> tuple[str, str] | None:
+    """Return provider and model of `provider:model`; None where that is not certain.
+
+    Ollama's own names hold a colon before a tag, and some of its models are called like a provider.
+    """
+    before, _, after = name.strip().partition(":")
+    if not after.strip() or "/" in before or (found := canonical(before)) not in names():
+        return None
+    if before.strip().lower() in _ALSO_MODELS or (found != "ollama" == canonical(default_provider)):
+        model, known = after.strip().lower(), provider(found).model_prefixes
+        if not known or not model.startswith(known):
+            return None
+    return found, after.strip()

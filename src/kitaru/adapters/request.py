@@ -66,6 +66,22 @@ def _address(base_url: str, path: str, query: str) -> str:
     return urlunsplit(parts._replace(path=parts.path.rstrip("/") + path, query=query, fragment=""))
 
 
+@lru_cache(maxsize=64)
+def without_endpoint(base_url: str, endpoint: re.Pattern[str]) -> str:
+    """Return an address without what its path ends in, for callers who paste the whole address of an endpoint.
+
+    Args:
+        base_url: As the caller wrote it. A text that is no address comes back as it is, for `address` to refuse.
+        endpoint: What to leave out.
+    """
+    try:
+        parts = urlsplit(base_url.strip())
+    except ValueError:
+        return base_url
+    path = parts.path.rstrip("/")
+    return urlunsplit(parts._replace(path=path[: found.start()])) if (found := endpoint.search(path)) else base_url
+
+
 def private_part(base_url: str) -> str:
     """Return the part of a base URL that may be a credential and so may not be recorded: empty where there is none.
 

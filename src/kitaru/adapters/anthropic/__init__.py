@@ -6,10 +6,10 @@ neither temperature nor top_p (Claude docs, "Migrating to API version 2026-10-21
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,7 +22,7 @@ from kitaru.adapters.nested import with_listed, with_nested
 from kitaru.adapters.openai_chat.dialect import effort_of
 from kitaru.adapters.provider import Advisory, Capabilities, Feature, Lacks, Provider
 from kitaru.adapters.reply import Reply
-from kitaru.adapters.request import address, body_of, key_of, post
+from kitaru.adapters.request import address, body_of, key_of, post, without_endpoint
 from kitaru.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ ROW: Final = Provider(
     docs="https://platform.claude.com/docs/en/api/messages",
 )
 
+_ENDPOINT: Final = re.compile(r"/v1(/messages)?$")
+
 # Not to be set through `extra`: they have settings of their own, or change the form of the answer.
 _OWN_FIELDS: Final = frozenset(
     {"model", "messages", "system", "max_tokens", "temperature", "top_p", "stop_sequences", "stream"}
@@ -192,11 +194,7 @@ ADAPTER: Final = Anthropic()
 
 
 def _url(row: Provider, base_url: str) -> str:
-    try:
-        versioned = urlsplit(base_url.strip()).path.rstrip("/").endswith("/v1")
-    except ValueError:
-        versioned = False  # `address` says what is wrong with it
-    return address(row, base_url, "/messages" if versioned else "/v1/messages")
+    return address(row, without_endpoint(base_url, _ENDPOINT), "/v1/messages")
 
 
 def _check_version(call: ModelCall, endpoint: Endpoint) -> None:

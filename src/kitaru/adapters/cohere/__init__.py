@@ -7,6 +7,7 @@ base URL. Field names by cohere `v2/raw_client.py` and `types/`.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +20,7 @@ from kitaru.adapters.endpoint import Endpoint
 from kitaru.adapters.message import Image, Message, Part, Text, own_form
 from kitaru.adapters.provider import Capabilities, Feature, Lacks, Provider
 from kitaru.adapters.reply import Reply
-from kitaru.adapters.request import address, body_of, key_of, post
+from kitaru.adapters.request import address, body_of, key_of, post, without_endpoint
 from kitaru.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ ROW: Final = Provider(
     docs="https://docs.cohere.com/v2/reference/chat",
 )
 
+_ENDPOINT: Final = re.compile(r"/v[12](/chat)?$")
+
 # Not to be set through `extra`: they have settings of their own, or change the form of the answer.
 _OWN_FIELDS: Final = frozenset(
     {
@@ -86,14 +89,13 @@ class Cohere(msgspec.Struct, frozen=True):
         """Return the request for a call.
 
         Effort words become a `token_budget` for thinking: 512, 1,024, 4,096 or 16,384 tokens, none for `max`; `none`
-        and 0 switch it off. The base URL may end in `/v2`.
+        and 0 switch it off. The base URL may end in `/v2` or `/v2/chat`.
 
         Raises:
             UsageError: The call or the address cannot be right.
             CredentialError: A key is needed and missing, or cannot be sent in a header.
         """
-        base = endpoint.base_url.strip().rstrip("/")
-        url = address(self.row, base, "/chat" if base.endswith("/v2") else "/v2/chat")
+        url = address(self.row, without_endpoint(endpoint.base_url, _ENDPOINT), "/v2/chat")
         settings = call.settings
         fields: dict[str, object] = {
             "model": call.model,

@@ -25,7 +25,7 @@ from kitaru.adapters.message import Document, Image, Message, Part, Text, own_fo
 from kitaru.adapters.nested import with_nested
 from kitaru.adapters.provider import Capabilities, Feature, Lacks, Provider
 from kitaru.adapters.reply import Reply
-from kitaru.adapters.request import address, body_of, key_of, post
+from kitaru.adapters.request import address, body_of, key_of, post, without_endpoint
 from kitaru.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ ROW: Final = Provider(
     docs="https://ai.google.dev/api/generate-content",
 )
 
+# A model's method, and where Google speaks OpenAI's API.
+_ENDPOINT: Final = re.compile(r"/models(/[^/]+)?$|(?:(?<=/v1)|(?<=/v1beta))/openai(/chat/completions)?$")
+
 # Not to be set through `extra`: they have settings of their own, or change the form of the answer. The API takes each
 # name in snake case, too.
 _OWN_FIELDS: Final = frozenset(
@@ -125,7 +128,12 @@ class Google(msgspec.Struct, frozen=True):
         """
         method = ":streamGenerateContent" if stream else ":generateContent"
         path = f"/{_model_path(call.model)}{method}"
-        url = address(self.row, _versioned(endpoint.base_url, _VERSION), path, "alt=sse" if stream else "")
+        url = address(
+            self.row,
+            _versioned(without_endpoint(endpoint.base_url, _ENDPOINT), _VERSION),
+            path,
+            "alt=sse" if stream else "",
+        )
         outer, config = with_nested(call, "generationConfig", _config(call), _OWN_SETTINGS)
         contents, system = _contents(call, self.row.name)
         fields: dict[str, object] = {

@@ -142,7 +142,7 @@ class Clients:
 
     async def _way(self, url: httpx.URL) -> httpx.AsyncBaseTransport:
         """Return the engine to call an address through: a direct one, or one through the environment's proxy."""
-        proxy = proxy_for(url) if self._trust_env else None
+        proxy = proxy_for(str(url)) if self._trust_env else None
         secure = url.scheme == "https" or proxy is not None
         name = f"proxy {proxy.url} {proxy.raw_auth}" if proxy is not None else "https" if secure else "http"
         if callable(self._http):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from kitaru.adapters.nested import with_nested
 from kitaru.adapters.ollama.reply import OllamaStream, read
 from kitaru.adapters.provider import Capabilities, Feature, Provider
 from kitaru.adapters.reply import Reply
-from kitaru.adapters.request import address, body_of, key_of, post
+from kitaru.adapters.request import address, body_of, key_of, post, without_endpoint
 from kitaru.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ ROW: Final = Provider(
     docs="https://docs.ollama.com/api/chat",
 )
 
+ENDPOINT: Final = re.compile(r"/(api(/(chat|generate|tags))?|v1(/(chat/)?completions|/responses|/models)?)$")
+"""How the addresses of Ollama's endpoints end, which are accepted as base URLs."""
+
 # Not to be set through `extra`: they have settings of their own, or change the form of the answer.
 _OWN_FIELDS: Final = frozenset({"model", "messages", "stream", "tools", "format"})
 _OWN_OPTIONS: Final = frozenset({"temperature", "top_p", "seed", "stop", "num_predict", "num_ctx"})
@@ -111,15 +115,15 @@ class Ollama(msgspec.Struct, frozen=True):
 
         Thinking is on or off for most models: any effort but `none`, any budget but 0, switches it on. `gpt-oss` knows
         `low`, `medium` and `high` and cannot be kept from it. `extra` may hold `options`, which are added to the call's
-        own. The base URL may be spelled as `OLLAMA_HOST` is, and may end in `/api`.
+        own. The base URL may be spelled as `OLLAMA_HOST` is, and may end in `/api` or in `/v1`, where Ollama speaks
+        OpenAI's API.
 
         Raises:
             UsageError: The call or the address cannot be right.
             CredentialError: The key cannot be sent in a header.
         """
         base = endpoint.base_url if "://" in endpoint.base_url else server_url(endpoint.base_url)
-        base = base.strip().rstrip("/")
-        url = address(self.row, base, "/chat" if base.endswith("/api") else "/api/chat")
+        url = address(self.row, without_endpoint(base, ENDPOINT), "/api/chat")
         settings = call.settings
         options: dict[str, object] = {
             "temperature": settings.temperature,

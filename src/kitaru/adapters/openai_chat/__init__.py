@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -16,10 +17,13 @@ from kitaru.adapters.openai_chat.reply import read_reply
 from kitaru.adapters.openai_chat.stream import ChatStream
 from kitaru.adapters.provider import Provider
 from kitaru.adapters.reply import Reply
-from kitaru.adapters.request import address, body_of, key_of, post
+from kitaru.adapters.request import address, body_of, key_of, post, without_endpoint
 
 if TYPE_CHECKING:
     import httpx
+
+ENDPOINT: Final = re.compile(r"/(chat/completions|completions|responses)$")
+"""How the addresses of OpenAI's endpoints end, which are accepted as base URLs."""
 
 # Not to be set through `extra`: they have settings of their own, or change the form of the answer. So has every other
 # field that the call itself sets.
@@ -66,7 +70,7 @@ class OpenAIChat(msgspec.Struct, frozen=True):
             UsageError: The call or the address cannot be right.
             CredentialError: A key is needed and missing, or cannot be sent in a header.
         """
-        url = address(self.row, endpoint.base_url, "/chat/completions")
+        url = address(self.row, without_endpoint(endpoint.base_url, ENDPOINT), "/chat/completions")
         body = chat_body(call, self.dialect, stream=stream)
         key = key_of(self.row, endpoint, url)
         return post(self.row, url, body, endpoint, {"authorization": f"Bearer {key}"} if key else {})

@@ -16,13 +16,14 @@ from kitaru.adapters.call import ModelCall, Tool, ToolChoice
 from kitaru.adapters.compatible import ADAPTERS
 from kitaru.adapters.endpoint import Endpoint
 from kitaru.adapters.nested import with_listed, with_nested
+from kitaru.adapters.openai_chat import ENDPOINT
 from kitaru.adapters.openai_chat.dialect import effort_of
 from kitaru.adapters.openai_responses.items import wire_items
 from kitaru.adapters.openai_responses.reply import read
 from kitaru.adapters.openai_responses.stream import ResponsesStream
 from kitaru.adapters.provider import Feature, Lacks, Provider
 from kitaru.adapters.reply import Reply
-from kitaru.adapters.request import address, body_of, key_of, post
+from kitaru.adapters.request import address, body_of, key_of, post, without_endpoint
 
 if TYPE_CHECKING:
     import httpx
@@ -107,7 +108,7 @@ class OpenAIResponses(msgspec.Struct, frozen=True):
         rest, fields["reasoning"] = with_nested(rest, "reasoning", {"effort": effort}, frozenset())
         rest, fields["text"] = with_nested(rest, "text", {"format": _format(call)}, frozenset({"format"}))
         body = body_of(rest, fields, _OWN_FIELDS)
-        url = address(self.row, endpoint.base_url, "/responses")
+        url = address(self.row, without_endpoint(endpoint.base_url, ENDPOINT), "/responses")
         key = key_of(self.row, endpoint, url)
         return post(self.row, url, body, endpoint, {"authorization": f"Bearer {key}"} if key else {})
 

@@ -11,7 +11,7 @@ from kitaru.adapters.call import ModelCall, Output, Tool, ToolChoice
 from kitaru.adapters.call import Settings as AdapterSettings
 from kitaru.adapters.fit import Fitted, fit
 from kitaru.adapters.message import Message
-from kitaru.adapters.providers import provider
+from kitaru.adapters.providers import canonical, provider
 from kitaru.errors import UsageError
 from kitaru.runtime.calls.answers import Form
 from kitaru.runtime.calls.conversation import neutral
@@ -73,7 +73,12 @@ def _asked(way: Route, written: Settings, messages: tuple[Message, ...], output:
         seed=written.seed,
         reasoning=written.reasoning,
         context_length=written.context_length,
-        extra=dict(written.extra.get(way.provider, {})),
+        extra={
+            key: value
+            for name, fields in written.extra.items()
+            if canonical(name) == way.provider
+            for key, value in fields.items()
+        },
     )
     call = ModelCall(
         provider=way.provider,

@@ -126,7 +126,7 @@ def installed(base_url: str, key: SecretStr | None = None) -> list[Installed]:
     Raises:
         ModelError: It cannot be reached, or answers something else.
     """
-    with _client(key) as client, _answer(client, "GET", base_url, "/api/tags", None) as response:
+    with _client(base_url, key) as client, _answer(client, "GET", base_url, "/api/tags", None) as response:
         body = b""
         for piece in _pieces(response, base_url):
             body += piece
@@ -163,7 +163,7 @@ def pull(name: str, base_url: str, key: SecretStr | None = None) -> Iterator[Pro
     sizes: dict[str, tuple[int, int]] = {}
     lines, finished = Lines(_LONGEST_LINE), False
     body = {"model": name, "stream": True}
-    with _client(key) as client, _answer(client, "POST", base_url, "/api/pull", body, name) as response:
+    with _client(base_url, key) as client, _answer(client, "POST", base_url, "/api/pull", body, name) as response:
         for piece in _pieces(response, base_url):
             try:
                 found = lines.feed(piece)
@@ -224,13 +224,19 @@ def _refused(name: str, base_url: str, status: int, said: str) -> ModelError | N
     )
 
 
-def _client(key: SecretStr | None) -> httpx.Client:
+def _client(base_url: str, key: SecretStr | None) -> httpx.Client:
     import httpx
 
+    from kitaru.adapters.http.proxies import proxy_for, unusable
+
+    try:
+        transport = httpx.HTTPTransport(verify=httpx.create_ssl_context(), proxy=proxy_for(base_url))
+    except (ValueError, ImportError, OSError):
+        raise unusable() from None
     return httpx.Client(
         headers={"user-agent": "kitaru"} | ({"authorization": f"Bearer {key.reveal()}"} if key else {}),
         timeout=httpx.Timeout(_CONNECT_SECONDS, read=_SILENT_SECONDS),
-        mounts=dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]")),
+        transport=transport,
     )
 
 
@@ -252,10 +258,11 @@ class _answer:  # noqa: N801 - used like a function
         import httpx
 
         from kitaru.adapters import provider
-        from kitaru.adapters.request import address
+        from kitaru.adapters.ollama import ENDPOINT
+        from kitaru.adapters.request import address, without_endpoint
         from kitaru.adapters.secret import clean
 
-        url = address(provider("ollama"), self._base_url, self._path)
+        url = address(provider("ollama"), without_endpoint(self._base_url, ENDPOINT), self._path)
         problem: Exception
         try:
             request = self._client.build_request(self._method, url, json=self._body)

@@ -7,7 +7,6 @@ import socket
 import ssl
 from typing import Final, Literal, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 Step: TypeAlias = Literal["reached", "name", "refused", "timeout", "unreachable", "tls", "no-tls"]
 """How far it got: the host's name has no address, nobody listens, nothing comes back, no way there, the certificate is
@@ -43,9 +42,11 @@ async def reach(url: str, *, seconds: float = _SECONDS) -> Reach:
 
 
 def _reach(url: str, seconds: float) -> Reach:
+    from kitaru.adapters.http.proxies import proxy_named
+
     parts = urlsplit(url)
     host, scheme = parts.hostname or "", parts.scheme
-    proxy = _proxy(scheme, host)
+    proxy = proxy_named(url)
     if proxy is not None:
         parts = urlsplit(proxy if "//" in proxy else f"//{proxy}", scheme="http")
         host, scheme = parts.hostname or "", parts.scheme
@@ -73,14 +74,3 @@ def _reach(url: str, seconds: float) -> Reach:
         return ended("refused")
     except (OSError, UnicodeError) as error:
         return ended("unreachable", getattr(error, "strerror", None) or str(error))
-
-
-def _proxy(scheme: str, host: str) -> str | None:
-    """The proxy that the environment names for a host; loopback addresses always go direct."""
-    from kitaru.adapters.request import loopback
-
-    proxies = getproxies()
-    named = proxies.get(scheme) or proxies.get("all")
-    if not named or loopback(f"{scheme}://{f'[{host}]' if ':' in host else host}") or proxy_bypass(host):
-        return None
-    return named
