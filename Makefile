@@ -9,6 +9,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+# More than there are cores: many tests wait for processes that they start. 0 runs all in one process.
+TEST_PROCESSES ?= 3
+XDIST := -n $(TEST_PROCESSES) --dist worksteal
 # For example `make laws LAWS_ARGS='--flows 1 --seed 4711 --shrink 60'`.
 LAWS_ARGS ?= --flows 2000 --kills 3
 
@@ -21,10 +24,10 @@ demo: $(STAMP) ## run, kill, resume, edit and replay the example flow
 	@$(BIN)/python examples/demo.py
 
 test: lint ## lint, types, import arrows and every test
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q $(XDIST) $(PYTEST_ARGS)
 
 laws: $(STAMP) ## the promises of the log and of replay over every generated case (takes long)
-	@KITARU_LAWS=all $(BIN)/python -m pytest -q -m 'laws or hypothesis' $(PYTEST_ARGS)
+	@KITARU_LAWS=all $(BIN)/python -m pytest -q $(XDIST) -m 'laws or hypothesis' $(PYTEST_ARGS)
 	@$(BIN)/python -W ignore::RuntimeWarning -m tests.runtime.laws.run $(LAWS_ARGS)
 
 bench: $(STAMP) ## the benchmarks: a table, and JSON in benchmarks/results
