@@ -61,6 +61,11 @@ SMALL: dict[str, Node] = {
         0,
         [["waitfor", 1, 2, 0], ["waitfor", 2, 2, 3], ["waitfor", 3, 2, 4], ["ktimeout", 4, 2, 0]],
     ],
+    "cancellations and exits of the steps' own": [
+        "gather",
+        0,
+        [["own", 1, 1], ["seq", 2, [["own", 3, 2], ["step", 4, 1]]], ["own", 5, 3], ["own", 6, 3]],
+    ],
     "a failure that nobody catches": ["gather", 0, [["step", 1, 1], ["seq", 2, [["step", 3, 1], ["raise", 4, 1]]]]],
 }
 

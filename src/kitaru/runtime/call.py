@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeGuard, Type
 
 from kitaru.errors import Suspended, UsageError
 from kitaru.runtime.keys import Place, here
+from kitaru.runtime.raised import UNFIT, for_task, raise_unchanged
 
 if TYPE_CHECKING:
     from kitaru.runtime.work import Inputs, Work
@@ -185,7 +186,12 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
         return driver
 
     async def _drive(self) -> T_co:
-        return await self
+        try:
+            return await self
+        except UNFIT as error:
+            if self.place is None:
+                raise
+            raise_unchanged(for_task(error))
 
     async def _follow(self) -> T_co:
         future = asyncio.get_running_loop().create_future()

@@ -146,7 +146,7 @@ class CheckpointWork(Work):
         work._codes, work._owner = self._codes, self._owner
         return work
 
-    def retry_after(self, error: Exception, attempt: int) -> float | None:
+    def retry_after(self, error: BaseException, attempt: int) -> float | None:
         options = self.options
         most = options.retries if options.retry is None else options.retry.attempts - 1
         if attempt > most or not _retried(error, options.retry_on):
@@ -192,8 +192,8 @@ class CheckpointWork(Work):
                     return await self.function(*inputs.args, **inputs.kwargs)
                 if flight.thread is not None and not self.options.overlap:
                     await asyncio.wait([flight.thread])
-                flight.thread = asyncio.ensure_future(
-                    flight.execution.host.in_pool(functools.partial(self.function, *inputs.args, **inputs.kwargs))
+                flight.thread = flight.execution.host.in_pool(
+                    functools.partial(self.function, *inputs.args, **inputs.kwargs)
                 )
                 ran_on = "; its thread is possibly still running"
                 value = await asyncio.shield(flight.thread)
@@ -467,8 +467,11 @@ def _policy(retry: RetryLike | None) -> Retry | None:
     return retry_of(retry)
 
 
-def _retried(error: Exception, retry_on: tuple[type[Exception], ...]) -> bool:
+def _retried(error: BaseException, retry_on: tuple[type[Exception], ...]) -> bool:
     """Whether another attempt may follow. A model call that failed has used up attempts of its own."""
+    if not isinstance(error, Exception):
+        # A cancellation of the step's own, or a SystemExit: an error like any other here.
+        return Exception in retry_on
     if isinstance(error, ModelError):
         return any(issubclass(kind, ModelError) and isinstance(error, kind) for kind in retry_on)
     return isinstance(error, retry_on) and not isinstance(error, UsageError | EncodeError)

@@ -15,7 +15,8 @@ from kitaru.errors import (
     Suspended,
 )
 from kitaru.runtime.blobs import blob_of
-from kitaru.runtime.keys import here
+from kitaru.runtime.keys import RunTask, here
+from kitaru.runtime.raised import raise_unchanged, raised_inside
 from kitaru.store import codec
 from kitaru.store.events import (
     AnyEvent,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
 
 
-class RootTask(asyncio.Task[None]):
+class RootTask(RunTask):
     """A run's root task: being cancelled from outside its run (a loop that shuts down) parks the run."""
 
     def __init__(self, main: Any, execution: Execution, context: Context) -> None:
@@ -53,6 +54,7 @@ async def run_to_its_end(execution: Execution) -> None:
     artifacts: dict[bytes, bytes] = {}
     result = b""
     failure: BaseException | None = None
+    outside: BaseException | None = None
     try:
         result = await execution.flow.run_body(execution)
         execution.secrets.check(result, f"{execution.flow.name}() returned what cannot be recorded: value")
@@ -62,27 +64,33 @@ async def run_to_its_end(execution: Execution) -> None:
         else:
             blob, artifacts = blob_of(result)
             end = RunCompleted(1, time.time(), blob)
-    except (Suspended, asyncio.CancelledError) as stop:
-        if execution.cancelling and not execution.leaving:
+    except BaseException as error:
+        stop = isinstance(error, Suspended | asyncio.CancelledError)
+        if not raised_inside(error):
+            # Ctrl-C, another signal, or a loop that ends without having run this task to its end.
+            outside = error
+            execution.stopped_by = execution.stopped_by or error
+            execution.leaving = True
+            if isinstance(error, GeneratorExit):
+                raise
+        elif execution.leaving:
+            pass
+        elif execution.cancelling and stop:
             failure = RunCancelledError(
                 f"run {execution.run} was cancelled"
                 + (f": {execution.cancel_reason}" if execution.cancel_reason else "")
             )
             end = RunCancelled(1, time.time(), execution.cancel_reason)
-        elif not execution.leaving:
-            end, failure, artifacts = _failed(execution, stop)
-    except Exception as error:
-        unreached = execution.history.never_asked()
-        if unreached and not execution.leaving:
+        elif unreached := execution.history.never_asked():
             divergence = execution.history.unreached(unreached, [])
             divergence.__cause__ = error
             execution.stop(divergence)
-        elif not execution.leaving:
+        else:
             end, failure, artifacts = _failed(execution, error)
-    except BaseException as error:
-        execution.stopped_by = execution.stopped_by or error
-        execution.leaving = True
     await _finish(execution, end, artifacts, result, failure)
+    if outside is not None:
+        # Out of the loop, as it came in; as this task's own end, asyncio would report it a second time.
+        execution.host.loop.call_soon(raise_unchanged, outside)
 
 
 def _failed(execution: Execution, error: BaseException) -> tuple[AnyEvent, BaseException, dict[bytes, bytes]]:

@@ -466,7 +466,7 @@ class Execution:
             if task is not None and not task.done():
                 asyncio.Task.cancel(task)
 
-    def failed_with(self, data: bytes, call: Call[Any]) -> Exception:
-        error = codec.decode_exception(data, module=call.work.module)
+    def failed_with(self, data: bytes, call: Call[Any]) -> BaseException:
+        error = codec.decode_raised(data, module=call.work.module)
         self.failures.append((error, call.key))
         return error

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
 from kitaru.runtime.call import Call
 from kitaru.runtime.keys import name_of
+from kitaru.runtime.raised import raised_inside
 from kitaru.runtime.replay import Record
 from kitaru.store.events import (
     Blob,
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
 class Flight:
     """One boundary while it runs live."""
 
-    __slots__ = ("announced", "announcement", "attempt", "call", "code", "data", "execution", "fingerprint", "inputs",
-                 "key", "known", "order", "party", "record", "result", "started", "thread")  # fmt: skip
+    __slots__ = ("_cancels", "announced", "announcement", "attempt", "call", "code", "data", "execution",
+                 "fingerprint", "inputs", "key", "known", "order", "own_cancels", "party", "record", "result",
+                 "started", "task", "thread")  # fmt: skip
 
     def __init__(self, execution: Execution, call: Call[Any], order: int, party: object) -> None:
         self.execution = execution
@@ -44,8 +47,38 @@ class Flight:
         """What the work wants to remember of its performance until the event is made."""
         self.thread: asyncio.Future[object] | None = None
         """The pool's thread that still runs a sync attempt which has timed out."""
+        self.task: asyncio.Task[Any] | None = None
+        """The task that performs it."""
+        self.own_cancels = 0
+        """How often the work has cancelled that task itself, and not taken it back."""
+        self._cancels = 0
         self.known: list[Record] = []
         """Finished children of an attempt that the process died in, to be reused by the attempt that repeats it."""
+
+    def begin(self) -> None:
+        """The running task performs it from now on."""
+        self.task = task = asyncio.current_task()
+        assert task is not None
+        # One that was asked for and has not struck yet comes from outside.
+        self._cancels = task.cancelling() - bool(getattr(task, "_must_cancel", False))
+
+    def raised(self, error: BaseException) -> bool:
+        """Whether the work itself raised `error`, which the calling frame caught: then it has failed."""
+        if isinstance(error, asyncio.CancelledError):
+            assert self.task is not None
+            return not self.execution.leaving and self.task.cancelling() - self._cancels <= self.own_cancels
+        return raised_inside(error)
+
+    async def forget_cancels(self) -> None:
+        """Take back what the work has asked of its own task: it has ended."""
+        task, own, self.own_cancels = self.task, self.own_cancels, 0
+        assert task is not None
+        pending = getattr(task, "_must_cancel", False) and task.cancelling() - self._cancels <= own
+        for _ in range(own):
+            asyncio.Task.uncancel(task)
+        if pending:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # where it strikes
 
     def finished_child(self, call: Call[Any]) -> Record | None:
         """The first unclaimed one of those that is the same call; equal ones can stand for each other."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from kitaru.runtime.keys import install_task_factory
-from kitaru.runtime.threads import no_stop_iteration
+from kitaru.runtime.threads import report
 from kitaru.store.events import CancelRequested
 from kitaru.store.protocol import Append, Recorded, Store
 
@@ -38,16 +39,13 @@ class Host:
         self._farewell: AsyncGenerator[None, None] | None = None
         install_task_factory(loop)
 
-    async def in_pool(self, function: Callable[[], object]) -> object:
+    def in_pool(self, function: Callable[[], object]) -> asyncio.Future[object]:
         """Run a sync checkpoint's body on the pool's threads, on which flows never run, in a copy of this context."""
-
-        def body() -> object:
-            try:
-                return function()
-            except StopIteration as stop:
-                raise no_stop_iteration(stop) from stop
-
-        return await self.loop.run_in_executor(self.runtime.pool, copy_context().run, body)
+        future: asyncio.Future[object] = self.loop.create_future()
+        job = self.runtime.pool.submit(report, self.loop, future, functools.partial(copy_context().run, function))
+        # One that nobody waits for any more, and that no thread has begun, is not begun.
+        future.add_done_callback(lambda done: job.cancel() if done.cancelled() else None)
+        return future
 
     @property
     def transport(self) -> Transport:

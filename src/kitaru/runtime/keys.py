@@ -15,6 +15,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from kitaru.errors import UsageError
+from kitaru.runtime.raised import Contained
 
 if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
@@ -29,6 +30,8 @@ class Inside(Protocol):
 
     key: str
     attempt: int
+    task: asyncio.Task[Any] | None
+    own_cancels: int
 
 
 class Place:
@@ -67,6 +70,26 @@ class Place:
 
 here: ContextVar[Place | None] = ContextVar("kitaru_here", default=None)
 """Where the running code stands; None outside any run."""
+
+
+class RunTask(asyncio.Task[Any]):
+    """A task of a run. It tells cancellations that a step asks of its own task from those that come from outside."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled and (step := self._step_here()) is not None:
+            step.own_cancels += 1
+        return cancelled
+
+    def uncancel(self) -> int:
+        if (step := self._step_here()) is not None and step.own_cancels:
+            step.own_cancels -= 1
+        return super().uncancel()
+
+    def _step_here(self) -> Inside | None:
+        place = here.get()
+        step = place.inside if place is not None else None
+        return step if step is not None and step.task is self else None
 
 
 def name_of(key: str) -> str:
@@ -139,9 +162,12 @@ def _factory_after(before: TaskFactory | None) -> TaskFactory:
                     options["context"] = context
                 return before(loop, coro, **options)
             return asyncio.Task(coro, loop=loop, context=context, **options)
-        if place.inside is None and not getattr(coro, "keyed", False):
-            context = copy_context() if context is None else context.copy()
-            context.run(here.set, _place_of(coro, place))
+        if not getattr(coro, "keyed", False):
+            if place.inside is None:
+                context = copy_context() if context is None else context.copy()
+                context.run(here.set, _place_of(coro, place))
+            if isinstance(coro, Coroutine):
+                coro = Contained(coro)
         if options.get("eager_start"):
             options["eager_start"] = False
         if within is not None:
@@ -149,7 +175,7 @@ def _factory_after(before: TaskFactory | None) -> TaskFactory:
                 options["context"] = context
             task = within(loop, coro, **options)
         else:
-            task = asyncio.Task(coro, loop=loop, context=context, **options)
+            task = RunTask(coro, loop=loop, context=context, **options)
         if place.inside is None:
             place.execution.born(task)
         return task

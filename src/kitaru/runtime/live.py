@@ -41,10 +41,11 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
         flight.inputs, artifacts = blob_of(flight.data)
     else:
         artifacts = None
+    flight.begin()
     execution.flights[call.key] = flight
     waiter = Waiter(call.key, party, execution.host.loop.create_future(), "live")
     waiter.execution = execution
-    error: Exception | None = None
+    error: BaseException | None = None
     was_masked = False
     data = b""
     outcome: Blob = data
@@ -58,7 +59,9 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
             event = work.completed_event(flight, time.time(), outcome)
             if flight.result is not None:
                 artifacts = {**(artifacts or {}), **work.outcome_artifacts(flight)}
-        except Exception as failure:
+        except BaseException as failure:
+            if not flight.raised(failure):
+                raise
             error = failure
             data, event, artifacts, was_masked = _failed(flight, failure, artifacts, final=True)
         if execution.leaving:
@@ -104,6 +107,8 @@ async def _attempts(execution: Execution, flight: Flight) -> bytes:
                 await announcement
         try:
             value = await work.perform(flight)
+            if flight.own_cancels:
+                await asyncio.sleep(0)  # where they strike
             while True:
                 try:
                     data = work.encode_outcome(value)
@@ -112,7 +117,9 @@ async def _attempts(execution: Execution, flight: Flight) -> bytes:
                 else:
                     execution.secrets.check(data, f"{work.name}() returned what cannot be recorded: value")
                     return data
-        except Exception as error:
+        except BaseException as error:
+            if not flight.raised(error):
+                raise
             delay = work.retry_after(error, flight.attempt)
             if delay is None or execution.leaving:
                 raise
@@ -121,6 +128,9 @@ async def _attempts(execution: Execution, flight: Flight) -> bytes:
             execution.append([event], artifacts=artifacts)
             await asyncio.sleep(delay)
             flight.known = []
+        finally:
+            if flight.own_cancels:
+                await flight.forget_cancels()
 
 
 async def perform_inside(execution: Execution, call: Call[Any]) -> object:
@@ -144,15 +154,18 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
     flight = Flight(execution, call, execution.order, call.party)
     flight.inputs, artifacts = blob_of(flight.data)
     flight.known = execution.history.children(call.key, 1)
+    flight.begin()
     execution.flights[call.key] = flight
-    cause: Exception | None = None
+    cause: BaseException | None = None
     failed: StepFailed | None = None
     try:
         try:
             data = await _attempts(execution, flight)
             if execution.leaving:
                 raise Suspended
-        except Exception as failure:
+        except BaseException as failure:
+            if not flight.raised(failure):
+                raise
             if execution.leaving:
                 raise Suspended from None
             data, failed, artifacts, was_masked = _failed(flight, failure, artifacts, final=True)
@@ -191,7 +204,7 @@ def _effect_inside(execution: Execution, call: Call[Any], inside: Flight) -> Rec
 
 
 def _failed(
-    flight: Flight, error: Exception, artifacts: dict[bytes, bytes] | None, *, final: bool
+    flight: Flight, error: BaseException, artifacts: dict[bytes, bytes] | None, *, final: bool
 ) -> tuple[bytes, StepFailed, dict[bytes, bytes], bool]:
     data, was_masked = flight.execution.secrets.failure(error)
     blob, more = blob_of(data)

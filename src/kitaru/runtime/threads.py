@@ -15,6 +15,9 @@ from typing import Any, Final
 
 from kitaru.errors import Suspended, UsageError
 from kitaru.runtime.call import Call
+from kitaru.runtime.keys import RunTask
+from kitaru.runtime.raised import raised_inside
+from kitaru.store import codec
 
 Job = Callable[[], None]
 
@@ -37,7 +40,7 @@ class WaitingThread:
         """Run `function` on this thread and give what it gives."""
         future: asyncio.Future[object] = self.loop.create_future()
         context = copy_context()
-        self._jobs.put(lambda: _report(self.loop, future, lambda: context.run(function)))
+        self._jobs.put(lambda: report(self.loop, future, lambda: context.run(function)))
         return await future
 
     def wait(self, call: Call[Any], begin: Callable[[Callable[[], None]], None]) -> None:
@@ -74,13 +77,16 @@ class FlowThread(WaitingThread):
             self.interruption = asyncio.CancelledError()
 
 
-def _report(loop: asyncio.AbstractEventLoop, future: asyncio.Future[object], function: Callable[[], object]) -> None:
+def report(loop: asyncio.AbstractEventLoop, future: asyncio.Future[object], function: Callable[[], object]) -> None:
+    """Call `function` in this thread and make its outcome that of `future`, on its loop."""
     value: object = None
     error: BaseException | None = None
     try:
         value = function()
     except StopIteration as stop:
-        error = no_stop_iteration(stop)
+        error = _no_stop_iteration(stop)
+    except GeneratorExit as raised:
+        error = codec.as_exception(raised)
     except BaseException as raised:
         error = raised
 
@@ -98,7 +104,7 @@ def _report(loop: asyncio.AbstractEventLoop, future: asyncio.Future[object], fun
         return
 
 
-def no_stop_iteration(stop: StopIteration) -> RuntimeError:
+def _no_stop_iteration(stop: StopIteration) -> RuntimeError:
     """What is raised instead of a StopIteration, which a future refuses and a coroutine cannot raise."""
     error = RuntimeError(f"a step raised StopIteration({stop.value!r})")
     error.__cause__ = stop
@@ -115,7 +121,7 @@ def start_flow_thread(
 
     def main() -> None:
         thread.ident = threading.get_ident()
-        _report(loop, future, lambda: context.run(body, thread))
+        report(loop, future, lambda: context.run(body, thread))
 
     threading.Thread(target=main, name=name, daemon=True).start()
     return thread, future
@@ -182,7 +188,7 @@ def _drive(call: Call[Any]) -> asyncio.Task[None]:
     execution = call.place.execution
     tasks = execution.tasks
     # Made directly, not through the loop's factory: a driver is no task of the flow.
-    driver = asyncio.Task(_awaited(call))
+    driver = RunTask(_awaited(call))
     tasks.add(driver)
     if call.party is SUBMITTED:
         call.party = driver
@@ -194,9 +200,10 @@ def _drive(call: Call[Any]) -> asyncio.Task[None]:
 async def _awaited(call: Call[Any]) -> None:
     try:
         await call
-    except (Exception, Suspended):
+    except BaseException as error:
         # The thread that asked for it gets it from the call.
-        return
+        if not call.done or not raised_inside(error):
+            raise
 
 
 def on_a_loop() -> bool:

@@ -160,7 +160,7 @@ class Work:
         """Do the work itself, once."""
         raise NotImplementedError
 
-    def retry_after(self, error: Exception, attempt: int) -> float | None:
+    def retry_after(self, error: BaseException, attempt: int) -> float | None:
         """Seconds to wait before the next attempt, or None when this failure is the outcome."""
         del error, attempt
         return None

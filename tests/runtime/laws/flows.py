@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -16,6 +17,7 @@ import anyio
 
 import kitaru
 from kitaru import Call, checkpoint, flow
+from kitaru.errors import Suspended
 from kitaru.runtime.keys import here
 from tests.runtime.laws.specs import Node
 
@@ -118,6 +120,32 @@ async def flaky(number: int, x: int, good: int) -> int:
     return mix(number, x)
 
 
+class OwnError(BaseException):
+    """Neither an Exception nor one that asyncio knows."""
+
+
+@checkpoint(retries=1, backoff=0.0)
+async def own(number: int, x: int, way: int) -> int:
+    """Ends by a cancellation of its own making, or by another exception that is no `Exception`."""
+    attempt = began()
+    await lag()
+    task = asyncio.current_task()
+    assert task is not None
+    if way == 1:
+        task.cancel()
+        if mix(number, x) % 2:
+            await asyncio.sleep(0)
+    elif way == 2:
+        asleep = asyncio.ensure_future(asyncio.sleep(60))
+        asleep.cancel()
+        await asleep
+    elif attempt == 1:
+        sys.exit(mix(number, x))
+    elif mix(number, x) % 2:
+        raise GeneratorExit
+    raise OwnError(number, x)
+
+
 @checkpoint
 async def outer(number: int, x: int, few: int, same: bool) -> int:
     began()
@@ -143,11 +171,20 @@ async def outcome(call: Call[Any], *, late: bool = False) -> int:
     """What a call gives, as a number, noted. `late`: it was handed over before, and is noted now."""
     try:
         value = await call
-    except (ValueError, OSError) as error:
-        see([call.key], f"{type(error).__name__}: {error}")
+    except BaseException as error:
+        if not given_up(error):
+            see([call.key], f"{type(error).__name__}: {error}")
         raise
     see([call.key], mix(value), late=late)
     return value if isinstance(value, int) else mix(value)
+
+
+def given_up(error: BaseException) -> bool:
+    """Whether it is the flow, or the run's end, that cancels this task, and no failure of a step."""
+    task = asyncio.current_task()
+    return isinstance(error, Suspended) or (
+        isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+    )
 
 
 async def tolerant(work: Coroutine[Any, Any, int]) -> int:
@@ -194,6 +231,15 @@ async def play_fail(node: Node, x: int) -> int:
         return await outcome(fails(node[1], x))
     except ValueError as error:
         return mix(str(error))
+
+
+async def play_own(node: Node, x: int) -> int:
+    try:
+        return await outcome(own(node[1], x, node[2]))
+    except BaseException as error:
+        if given_up(error):
+            raise
+        return mix(type(error).__name__, str(error))
 
 
 async def play_raise(node: Node, x: int) -> int:
@@ -463,6 +509,13 @@ def play_in_thread(node: Node, x: int) -> int:
             return loaded(fails(number, x))
         except ValueError as error:
             return mix(str(error))
+    if kind == "own":
+        try:
+            return loaded(own(number, x, few))
+        except Suspended:
+            raise
+        except BaseException as error:
+            return mix(type(error).__name__, str(error))
     if kind == "values":
         see([f"value {number} 0 {x}"], value := kitaru.random())
         loaded(step(number, mix(value)))

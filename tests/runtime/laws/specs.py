@@ -25,6 +25,7 @@ LEAVES: Final = (
     "values",
     "submit",
     "nap",
+    "own",
 )
 BRANCHES: Final = (
     "seq", "seq", "seq", "gather", "gather", "calls", "group", "anyio", "kgather", "kmap", "scope", "orphan", "try",
@@ -92,6 +93,7 @@ def spec_of(seed: int) -> Node:
             "nap",
             "child",
             "handles",
+            "own",
         )
         steps: list[Node] = []
         for _ in range(maker.random.randint(2, 6)):

@@ -9,7 +9,9 @@ from kitaru.store.codec.digests import content_digest, fingerprint
 from kitaru.store.codec.display import display
 from kitaru.store.codec.encode import Unknown, canonical, encode
 from kitaru.store.codec.exceptions import (
+    as_exception,
     decode_exception,
+    decode_raised,
     describe_exception,
     encode_exception,
     format_exception,
@@ -23,9 +25,11 @@ __all__ = [
     "Hidden",
     "Unknown",
     "UnrecordableError",
+    "as_exception",
     "canonical",
     "content_digest",
     "decode_exception",
+    "decode_raised",
     "decoder",
     "describe_exception",
     "display",

@@ -88,8 +88,8 @@ def is_enum(cls: type) -> bool:
 
 
 def is_exception(cls: type) -> bool:
-    """Whether it is an exception that `except Exception` catches."""
-    return issubclass(cls, Exception)
+    """Whether it is an exception."""
+    return issubclass(cls, BaseException)
 
 
 class Classes:

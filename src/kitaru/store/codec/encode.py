@@ -270,7 +270,7 @@ class _Lowering:
             if isinstance(value, enum.Flag):
                 plain = int(value.value)
             return self.ext(codes.ENUM, [*_class_name(kind), value.name, self.lower(plain)])
-        if isinstance(value, Exception):
+        if isinstance(value, BaseException):
             from kitaru.store.codec.exceptions import encode_exception
 
             return Ext(codes.EXCEPTION, encode_exception(value, bare=self._canonical))

@@ -78,7 +78,7 @@ def mask_exception(data: bytes, mask: Callable[[str], str], leaks: Callable[[byt
     return _pack(_masked(_read(data), mask, leaks))
 
 
-def decode_exception(data: bytes, *, module: str = "") -> Exception:
+def decode_raised(data: bytes, *, module: str = "") -> BaseException:
     """The exception, with its causes, as its own class where that is loaded, else as `StepError`.
 
     Args:
@@ -89,6 +89,29 @@ def decode_exception(data: bytes, *, module: str = "") -> Exception:
         DecodeError: The bytes are no recorded exception.
     """
     return rebuild(data, Classes((), module))
+
+
+def decode_exception(data: bytes, *, module: str = "") -> Exception:
+    """As `decode_raised`, made an `Exception` for a caller outside the run."""
+    return as_exception(decode_raised(data, module=module))
+
+
+def as_exception(exc: BaseException) -> Exception:
+    """The exception itself where it is an `Exception`, else a `StepError` (or a group of such) that names its class:
+    a `SystemExit` would end the process of whoever gets it, a `CancelledError` would look like its own."""
+    if isinstance(exc, Exception):
+        return exc
+    plain: Exception
+    if isinstance(exc, BaseExceptionGroup):
+        plain = ExceptionGroup(exc.message, [as_exception(member) for member in exc.exceptions])
+    else:
+        cls = type(exc)
+        name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}:{cls.__qualname__}"
+        plain = StepError(_message(exc) or cls.__qualname__, type_name=name)
+    plain.__dict__.update({name: value for name, value in exc.__dict__.items() if name in ("__notes__", _TRACEBACK)})
+    plain.__cause__, plain.__context__ = exc.__cause__, exc.__context__
+    plain.__suppress_context__ = exc.__suppress_context__
+    return plain.with_traceback(exc.__traceback__)
 
 
 def describe_exception(data: bytes) -> tuple[str, str]:
@@ -110,8 +133,8 @@ def format_exception(data: bytes) -> str:
     return _format(_read(data))
 
 
-def rebuild(data: bytes, classes: Classes) -> Exception:
-    """As `decode_exception`, finding classes with `classes`."""
+def rebuild(data: bytes, classes: Classes) -> BaseException:
+    """As `decode_raised`, finding classes with `classes`."""
     return _rebuild(_read(data), classes)
 
 
@@ -244,10 +267,10 @@ def _traceback(exc: BaseException) -> str:
 # ---- together
 
 
-def _rebuild(recorded: Recorded, classes: Classes) -> Exception:
+def _rebuild(recorded: Recorded, classes: Classes) -> BaseException:
     exc = _own_class(recorded, classes)
     if exc is None:
-        exc = StepError(recorded.message, type_name=recorded.name)
+        exc = StepError(recorded.message or recorded.qualname, type_name=recorded.name)
     for note in recorded.notes:
         exc.add_note(note)
     if recorded.traceback:
@@ -259,14 +282,11 @@ def _rebuild(recorded: Recorded, classes: Classes) -> Exception:
     return exc
 
 
-def _own_class(recorded: Recorded, classes: Classes) -> Exception | None:
-    if recorded.module == "builtins" and recorded.qualname == "BaseExceptionGroup":
-        cls: type[Any] = ExceptionGroup
-    else:
-        try:
-            cls = classes.find(recorded.module, recorded.qualname, is_exception)
-        except DecodeError:
-            return None
+def _own_class(recorded: Recorded, classes: Classes) -> BaseException | None:
+    try:
+        cls: type[Any] = classes.find(recorded.module, recorded.qualname, is_exception)
+    except DecodeError:
+        return None
     read = Reader(classes).read
     try:
         if recorded.pydantic:
@@ -280,7 +300,7 @@ def _own_class(recorded: Recorded, classes: Classes) -> Exception | None:
             exc.args = args
     except Exception:  # a class that insists on more than its fields: it is told of, not rebuilt
         return None
-    if not isinstance(exc, Exception):
+    if not isinstance(exc, BaseException):
         return None
     for name, item in recorded.attributes.items():
         # Its class may be gone, or it may be read-only now.
@@ -305,7 +325,7 @@ def _read_or(read: Callable[[bytes], object], data: bytes, otherwise: object) ->
         return otherwise
 
 
-def _told(exc: Exception, message: str) -> Exception | None:
+def _told(exc: BaseException, message: str) -> BaseException | None:
     """The exception with the message that it had, where it cannot make it any more from what was recorded."""
     cls: Any = type(exc)
     body = {"__str__": lambda _: message, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
