@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
@@ -29,7 +29,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "backoff_multiplier": "factor",
 }
 
-_UNITS: Final[Mapping[str, float]] = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNITS: Final[Mapping[str, float]] = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -50,12 +50,28 @@ class Retry(msgspec.Struct, frozen=True):
     max: float = 30.0
     factor: float = 2.0
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            attempts: int = 3,
+            initial: float | timedelta | str = 1.0,
+            max: float | timedelta | str = 30.0,  # noqa: A002 - the field's name
+            factor: float = 2.0,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise UsageError(f"attempts={self.attempts}: the first attempt counts, so at least 1")
-        for name, value, least in (("initial", self.initial, 0), ("max", self.max, 0), ("factor", self.factor, 1)):
+        attempts: object = self.attempts
+        if not isinstance(attempts, int) or isinstance(attempts, bool) or attempts < 1:
+            raise UsageError(
+                f"attempts={attempts!r}: a whole number is needed; the first attempt counts, so at least 1"
+            )
+        for name, given, least in (("initial", self.initial, 0), ("max", self.max, 0), ("factor", self.factor, 1)):
+            value = _number(name, given, duration=name != "factor")
             if not (math.isfinite(value) and value >= least):
                 raise UsageError(f"{name}={value}: a number of at least {least} is needed")
+            if value is not given:
+                msgspec.structs.force_setattr(self, name, value)
 
     def delay(self, failed: int, *, asked: float | None, chance: float) -> float:
         """Return the seconds to wait after the `failed`-th attempt.
@@ -72,7 +88,7 @@ class Retry(msgspec.Struct, frozen=True):
         return min(self.max, grown) * (1 - _JITTER * chance)
 
 
-RetryLike: TypeAlias = int | Mapping[str, int | float | str] | Retry
+RetryLike: TypeAlias = int | Mapping[str, int | float | str | timedelta] | Retry
 """What may stand for a `Retry`: the number of attempts, or its fields by name."""
 
 
@@ -114,14 +130,31 @@ def retry_of(value: RetryLike | None) -> Retry | None:
 
 
 def _number(name: str, given: object, *, duration: bool) -> float:
-    if isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given):
-        return given
-    if duration and isinstance(given, str):
-        found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|s|m|h)", given.strip(), re.ASCII)
-        if found is not None:
-            return float(found[1]) * _UNITS[found[2]]
-    what = 'seconds, or a text such as "1s", "500ms", "2m" or "1h"' if duration else "a number"
+    value = duration_in(given) if duration or isinstance(given, int | float) else math.nan
+    if math.isfinite(value):
+        return value
+    what = 'seconds, a timedelta, or a text such as "1s", "500ms", "2m" or "1h"' if duration else "a number"
     raise UsageError(f"retry's {name}={given!r} cannot be read: {what} is needed")
+
+
+def duration_in(given: object) -> float:
+    """Return the seconds of a number, a `timedelta`, or a text; not a finite number where it is none of these."""
+    if isinstance(given, timedelta):
+        return given.total_seconds()
+    if isinstance(given, str):
+        return seconds_in(given, math.nan)
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        return math.nan
+    try:
+        return float(given)
+    except OverflowError:
+        return math.inf
+
+
+def seconds_in(text: str, otherwise: float) -> float:
+    """Return the seconds that a text such as "500ms", "90s", "2h" or "3d" names; `otherwise` where it names none."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(ms|s|m|h|d)", text.strip(), re.ASCII)
+    return otherwise if found is None else float(found[1]) * _UNITS[found[2]]
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:

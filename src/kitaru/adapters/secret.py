@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from typing import Final, NoReturn
 from urllib.parse import quote
 
+from kitaru.errors import UsageError
+
 MASK: Final = "**********"
 
 # Shorter keys are placeholders of local servers ("EMPTY", "lm-studio"): masking them in an answer would mangle it.
@@ -27,11 +29,17 @@ class SecretStr:
 
     Args:
         value: The secret.
+
+    Raises:
+        UsageError: It is no text.
     """
 
     __slots__ = ("_forms", "_value")
 
     def __init__(self, value: str) -> None:
+        given: object = value
+        if not isinstance(given, str):
+            raise UsageError(f"SecretStr(...) of a {type(given).__name__}: a text is needed")
         self._value = value
         self._forms: tuple[bytes, ...] | None = None
 

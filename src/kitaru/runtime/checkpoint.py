@@ -18,6 +18,7 @@ import msgspec
 
 from kitaru.errors import EncodeError, ModelError, StepTimeoutError, UsageError
 from kitaru.runtime.annotations import types_in
+from kitaru.runtime.arguments import Duration, count_of, flag_of, names_of, seconds_of, tuple_of
 from kitaru.runtime.call import Call, current_place, unawaited
 from kitaru.runtime.functions import as_function, mark_async
 from kitaru.runtime.keys import Place, here, valid_name
@@ -304,8 +305,8 @@ class Checkpoint(Generic[P, T]):
         *,
         name: str | None = None,
         retries: int | None = None,
-        backoff: float | Sequence[float] | None = None,
-        timeout: float | None = None,
+        backoff: Duration | Sequence[Duration] | None = None,
+        timeout: Duration | None = None,
         retry_on: type[Exception] | Sequence[type[Exception]] | None = None,
         retry: RetryLike | None = None,
     ) -> Checkpoint[P, T]:
@@ -317,13 +318,12 @@ class Checkpoint(Generic[P, T]):
         _one_way(retry, retries, backoff)
         changed = msgspec.structs.replace(
             before,
-            retries=before.retries if retries is None else retries,
+            retries=before.retries if retries is None else count_of(retries, "retries"),
             backoff=before.backoff if backoff is None else _delays(backoff),
             retry=_policy(retry) if retry is not None or retries is not None or backoff is not None else before.retry,
-            timeout=before.timeout if timeout is None else timeout,
+            timeout=before.timeout if timeout is None else _limit(timeout),
             retry_on=before.retry_on if retry_on is None else _types(retry_on),
         )
-        _check(changed)
         work = self._work.changed(valid_name(self.name if name is None else name), changed)
         return Checkpoint(work, self._bound)
 
@@ -381,8 +381,8 @@ def checkpoint(
     *,
     name: str | None = None,
     retries: int = 0,
-    backoff: float | Sequence[float] = 1.0,
-    timeout: float | None = None,
+    backoff: Duration | Sequence[Duration] = 1.0,
+    timeout: Duration | None = None,
     retry_on: type[Exception] | Sequence[type[Exception]] = Exception,
     ignore: Sequence[str] = (),
     uses: Sequence[object] = (),
@@ -398,8 +398,8 @@ def checkpoint(
     *,
     name: str | None = None,
     retries: int = 0,
-    backoff: float | Sequence[float] = 1.0,
-    timeout: float | None = None,
+    backoff: Duration | Sequence[Duration] = 1.0,
+    timeout: Duration | None = None,
     retry_on: type[Exception] | Sequence[type[Exception]] = Exception,
     ignore: Sequence[str] = (),
     uses: Sequence[object] = (),
@@ -413,8 +413,8 @@ def checkpoint(
         name: The name of its boundaries; the function's own by default.
         retries: How many more attempts follow a failed one.
         backoff: Seconds before the first retry, doubled for each further one (at most 60 s, with jitter); or the delays
-            themselves, the last one for all that follow.
-        timeout: Seconds that one attempt may take.
+            themselves, the last one for all that follow. A `timedelta` and a text such as "5m" work, too.
+        timeout: Seconds that one attempt may take, or a `timedelta`, or a text such as "5m".
         retry_on: The exceptions that are retried. A model call has its own retries: its error (`ModelError`) is retried
             here only where this names it, or a class of its kind.
         ignore: Parameters that are handed on live, not recorded, and no part of the fingerprint.
@@ -426,21 +426,23 @@ def checkpoint(
             dict, or a `kitaru.Retry`.
 
     Raises:
-        UsageError: An option is out of range, or names what the function does not have.
+        UsageError: An option has a wrong type or value, or names what the function does not have; or the function
+            cannot be recorded (a class, a generator function).
     """
     _one_way(retry, retries or None, None if backoff == 1.0 else backoff)
     options = Options(
-        retries=retries,
+        retries=count_of(retries, "retries"),
         backoff=_delays(backoff),
-        timeout=timeout,
+        timeout=None if timeout is None else _limit(timeout),
         retry_on=_types(retry_on),
-        ignore=tuple(ignore),
-        uses=tuple(uses),
-        effects=effects,
-        overlap=overlap,
+        ignore=names_of(ignore, "ignore"),
+        uses=tuple_of(uses, "uses"),
+        effects=flag_of(effects, "effects"),
+        overlap=flag_of(overlap, "overlap"),
         retry=_policy(retry),
     )
-    _check(options)
+    if name is not None:
+        valid_name(name)
 
     def decorate(function: Callable[..., Any]) -> Checkpoint[..., Any]:
         function = as_function(function, "checkpoint", name)
@@ -449,12 +451,11 @@ def checkpoint(
     return decorate if function is None else decorate(function)
 
 
-def _check(options: Options) -> None:
-    if options.retries < 0 or (options.timeout is not None and options.timeout <= 0):
-        raise UsageError("a checkpoint's retries cannot be negative, nor its timeout 0 or less")
+def _limit(timeout: Duration) -> float:
+    return seconds_of(timeout, "timeout", zero=False)
 
 
-def _one_way(retry: RetryLike | None, retries: int | None, backoff: float | Sequence[float] | None) -> None:
+def _one_way(retry: RetryLike | None, retries: int | None, backoff: Duration | Sequence[Duration] | None) -> None:
     if retry is not None and (retries is not None or backoff is not None):
         raise UsageError("a checkpoint takes retry=, or retries= and backoff=, not both")
 
@@ -481,12 +482,19 @@ def _nobody() -> None:
     return None
 
 
-def _delays(backoff: float | Sequence[float]) -> float | tuple[float, ...]:
-    delays = tuple(backoff) if isinstance(backoff, Sequence) else (backoff,)
-    if not delays or min(delays) < 0:
-        raise UsageError("a checkpoint's backoff needs at least one delay, and none below 0")
-    return delays if isinstance(backoff, Sequence) else backoff
+def _delays(backoff: Duration | Sequence[Duration]) -> float | tuple[float, ...]:
+    if not isinstance(backoff, Sequence) or isinstance(backoff, str):
+        return seconds_of(backoff, "backoff")
+    if not backoff:
+        raise UsageError("backoff=[]: at least one delay is needed")
+    return tuple(seconds_of(delay, "backoff") for delay in backoff)
 
 
 def _types(retry_on: type[Exception] | Sequence[type[Exception]]) -> tuple[type[Exception], ...]:
-    return tuple(retry_on) if isinstance(retry_on, Sequence) else (retry_on,)
+    found = (retry_on,) if isinstance(retry_on, type) else tuple_of(retry_on, "retry_on")
+    for one in found:
+        if not (isinstance(one, type) and issubclass(one, Exception)):
+            raise UsageError(
+                f"retry_on={one!r}: classes of exceptions are needed", hint="Write retry_on=[TimeoutError, OSError]."
+            )
+    return found

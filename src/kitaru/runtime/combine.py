@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any, TypeVar, overload
 
 from kitaru.errors import UsageError
+from kitaru.runtime.arguments import count_of
 from kitaru.runtime.call import Call
 from kitaru.runtime.keys import here, scope
 
@@ -56,8 +57,10 @@ async def map(function: Callable[[A], Awaitable[T]], items: Iterable[A], *, limi
         UsageError: `limit` is below 1.
         Exception: The first failure; the other calls are cancelled.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"kitaru.map(limit={limit}) would never start anything", hint="Give a limit of 1 or more.")
+    if not callable(function):
+        raise UsageError(f"kitaru.map({function!r}, ...): a function is needed", hint="Write kitaru.map(step, items).")
+    if limit is not None:
+        limit = count_of(limit, "kitaru.map: limit", least=1)
     with _scope("map"):
         calls = [function(item) for item in items]
         if limit is None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from kitaru.errors import NotFoundError, UsageError
 from kitaru.runtime import recorded
+from kitaru.runtime.arguments import Duration, seconds_of, text_of
 from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.keys import valid_name
 from kitaru.runtime.threads import wait_for
@@ -134,16 +135,16 @@ class _Timer(Work):
         await asyncio.sleep(max(0.0, self._deadline(flight) - time.time()))
 
 
-def sleep(seconds: float) -> Call[None]:
+def sleep(seconds: Duration) -> Call[None]:
     """Sleep durably: after a restart only what is left of it is slept.
 
     Args:
-        seconds: How long, from the first time that the flow came here.
+        seconds: How long, from the first time that the flow came here: seconds, a `timedelta`, or a text such as "2h".
 
     Raises:
-        UsageError: Outside any flow.
+        UsageError: Outside any flow, or `seconds` is negative or no duration.
     """
-    return _boundary(_Timer("sleep", "sleep"), (float(seconds),), "sleep")
+    return _boundary(_Timer("sleep", "sleep"), (seconds_of(seconds, "sleep: seconds"),), "sleep")
 
 
 class timeout:
@@ -152,14 +153,15 @@ class timeout:
     Unlike `asyncio.timeout`, it remembers that it fired: a resume cancels the body at the same point of the flow.
 
     Args:
-        seconds: How long the body may take, from the first time that the flow came here.
+        seconds: How long the body may take, from the first time that the flow came here; as for `sleep`.
 
     Raises:
+        UsageError: `seconds` is negative or no duration.
         TimeoutError: The body took longer.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = float(seconds)
+    def __init__(self, seconds: Duration) -> None:
+        self._seconds = seconds_of(seconds, "timeout: seconds")
         self._task: asyncio.Task[Any] | None = None
         self._watch: asyncio.Task[None] | None = None
         self._cancelling = 0
@@ -270,7 +272,8 @@ def load(name: str, *, run: str | None = None) -> Call[Any]:
         UsageError: Outside any flow.
         NotFoundError: When awaited: nothing was saved under that name.
     """
-    return _boundary(_Load("load"), (name, run), "load")
+    run = None if run is None else text_of(run, "load: run")
+    return _boundary(_Load("load"), (text_of(name, "load: name"), run), "load")
 
 
 def _boundary(work: Work, args: tuple[Any, ...], what: str) -> Call[Any]:

@@ -23,6 +23,7 @@ from kitaru.runtime.threads import FlowThread, on_a_loop, start_flow_thread, wai
 from kitaru.runtime.work import Inputs, Unresolved, Work, input_stand_in, make_call, stand_in
 from kitaru.store import codec
 from kitaru.store.events import FINISHED, BoundaryEvent, ChildStarted, FlowRef
+from kitaru.store.names import valid_run_id
 
 if TYPE_CHECKING:
     from kitaru.runtime.code.digest import Code
@@ -328,10 +329,13 @@ class Flow(Generic[P, T]):
         Args:
             run_id: The run's id; starting an id twice gives the same run.
             image: What the run finds in its environment, in place of what the flow says.
+
+        Raises:
+            UsageError: The id or the image has a wrong type or value.
         """
         return Flow(
             self._work,
-            self._run_id if run_id is None else run_id,
+            self._run_id if run_id is None else valid_run_id(run_id),
             self._image if image is None else as_image(image),
             self._bound,
         )
@@ -403,6 +407,8 @@ def flow(
         image: What its runs find in their environment: `kitaru.ImageSettings`, or a dictionary of its fields.
     """
     settings = as_image(image)
+    if name is not None:
+        valid_name(name)
 
     def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
         function = as_function(function, "flow", name)

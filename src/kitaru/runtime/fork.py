@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import json
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from kitaru.errors import AmbiguousError, NotFoundError, ReplayError, RunExistsError, UsageError
 from kitaru.runtime import history as histories
 from kitaru.runtime import loader
+from kitaru.runtime.arguments import flag_of, names_of
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.history import PYTHON, History, kitaru_version
 from kitaru.runtime.keys import name_of
@@ -81,6 +83,28 @@ class ReplayOptions(msgspec.Struct, frozen=True, kw_only=True):
     model: dict[str, str] = msgspec.field(default_factory=dict)
     registry: str = "current"
 
+    def __post_init__(self) -> None:
+        if self.run_id is not None:
+            valid_run_id(self.run_id)
+        for name in ("from_", "allow_effects"):
+            msgspec.structs.force_setattr(self, name, names_of(getattr(self, name), name))
+        for name in ("keep_code", "verify", "dry_run"):
+            flag_of(getattr(self, name), name)
+        for name in ("overrides", "inputs", "model"):
+            given = getattr(self, name)
+            texts = isinstance(given, Mapping) and [*given, *(given.values() if name != "inputs" else ())]
+            if texts is False or not all(isinstance(one, str) for one in texts):
+                raise UsageError(f"{name}={given!r}: a mapping of texts is needed", hint=_MAPPINGS[name])
+        if self.registry not in ("current", "source"):
+            raise UsageError(f"registry={self.registry!r}: it is 'current' or 'source'")
+
+
+_MAPPINGS: Final = {
+    "overrides": "An outcome is JSON text: overrides={'draft': '\"text\"'}.",
+    "inputs": "Write inputs={'topic': 'tides'}.",
+    "model": "Write model={'fast': 'anthropic/...'}.",
+}
+
 
 class Fork(msgspec.Struct):
     """A replay under way, or, for `--dry-run` and `--verify`, one that leaves no run behind.
@@ -97,7 +121,9 @@ class Fork(msgspec.Struct):
     execution: Any = None
 
 
-async def replay(runtime: Runtime, run: str, options: ReplayOptions, flow: Flow[..., Any] | None = None) -> Fork:
+async def replay(
+    runtime: Runtime, run: str, options: ReplayOptions | None = None, flow: Flow[..., Any] | None = None
+) -> Fork:
     """Replay a run on this loop.
 
     Args:
@@ -114,6 +140,11 @@ async def replay(runtime: Runtime, run: str, options: ReplayOptions, flow: Flow[
         NotFoundError, AmbiguousError: A selector fits nothing, or several boundaries.
         UsageError: An input does not exist or does not fit.
     """
+    options = ReplayOptions() if options is None else options
+    if not isinstance(options, ReplayOptions):
+        raise UsageError(
+            f"replay's options are a {type(options).__name__}", hint="Pass kitaru.ReplayOptions(from_=('draft',))."
+        )
     await runtime.open()
     events = await runtime.store.events(run)
     source = histories.read(run, events)

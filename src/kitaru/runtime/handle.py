@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from kitaru.errors import RunCancelledError, RunError, RunParkedError, UsageError
+from kitaru.runtime.arguments import Duration, seconds_of
 from kitaru.runtime.call import settle_from_anywhere
 from kitaru.store import codec
 from kitaru.store.events import FINISHED, AnyEvent, RunCancelled, RunCompleted, RunFailed, RunRetried, Status
@@ -43,11 +45,11 @@ class RunHandle(Generic[T]):
             return cast(T, await follow(self._runtime, self.id, self._work))
         return cast(T, self._work.decode_outcome(await _awaited(execution.finished)))
 
-    def wait(self, timeout: float | None = None) -> T:
+    def wait(self, timeout: Duration | None = None) -> T:
         """The flow's result, in sync code.
 
         Args:
-            timeout: Seconds to wait at most.
+            timeout: How long to wait at most: seconds, a `timedelta`, or a text such as "5m".
 
         Raises:
             TimeoutError: It took longer; the run goes on.
@@ -62,9 +64,10 @@ class RunHandle(Generic[T]):
             raise UsageError(
                 "RunHandle.wait() on an event loop's thread would block it", hint="Use `await handle.result()`."
             )
+        seconds = None if timeout is None else min(seconds_of(timeout, "wait: timeout"), threading.TIMEOUT_MAX)
         if self._execution is not None:
-            return cast(T, self._work.decode_outcome(self._execution.finished.result(timeout)))
-        return cast(T, self._runtime.background(follow(self._runtime, self.id, self._work)).result(timeout))
+            return cast(T, self._work.decode_outcome(self._execution.finished.result(seconds)))
+        return cast(T, self._runtime.background(follow(self._runtime, self.id, self._work)).result(seconds))
 
     @property
     def exec_id(self) -> str:

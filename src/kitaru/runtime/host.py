@@ -178,3 +178,9 @@ async def submit(host: Host, append: Append) -> None:
     append.context = ask
     host.store.submit(append)
     await ask.future
+
+
+async def drained(host: Host) -> None:
+    """Have a host's runs leave memory, and close it."""
+    await host.drain()
+    await host.close()

@@ -104,7 +104,8 @@ def valid_name(name: str) -> str:
     Raises:
         UsageError: It is empty, too long, or holds a reserved character.
     """
-    if not name or len(name) > 200 or not _RESERVED.isdisjoint(name):
+    given: object = name
+    if not isinstance(given, str) or not name or len(name) > 200 or not _RESERVED.isdisjoint(name):
         raise UsageError(
             f"{name!r} cannot name a boundary",
             hint="Use 1 to 200 characters, none of them / [ ] > ~ or a control character.",
@@ -122,7 +123,7 @@ def scope(name: str) -> Iterator[None]:
     place = here.get()
     if place is None or place.inside is not None:
         raise UsageError("kitaru.scope() outside a flow's own code", hint="Use it inside the body of a @flow function.")
-    place.execution.secrets.check_text(name, "the name of a scope")  # first: the other error shows the name
+    place.execution.secrets.check_text(str(name), "the name of a scope")  # first: the other error shows the name
     token = here.set(place.child(valid_name(name)))
     try:
         yield

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from kitaru.errors import NotFoundError, UsageError
+from kitaru.runtime.call import Call
 from kitaru.runtime.flow import Flow
 from kitaru.store import codec
 from kitaru.store.events import FlowRef
@@ -105,13 +106,21 @@ def load_file(path: Path) -> ModuleType:
     return module
 
 
-def refuse_while_loading(module: str) -> None:
-    """Starting a run while its script is being loaded for another run would start it twice.
+def startable(flow: object) -> None:
+    """Refuse what is no flow, and a flow whose script is being loaded for another run: it would be started twice.
 
     Raises:
-        UsageError: `module` is being loaded from its file.
+        UsageError: It is one of these.
     """
-    loaded = sys.modules.get(module)
+    if not isinstance(flow, Flow):
+        hint = "Pass the flow itself, then its arguments: `rt.start(writer, 'tides')`."
+        if isinstance(flow, Call):
+            flow.close()
+            raise UsageError(f"{flow.work.name}(...) at {flow.where} is a call of a flow, not a flow", hint=hint)
+        if callable(flow):
+            hint = "Decorate the function with @flow, above its other decorators."
+        raise UsageError(f"{type(flow).__name__} {getattr(flow, '__name__', '')} is not a flow", hint=hint)
+    loaded = sys.modules.get(flow.work.module)
     if loaded is not None and getattr(loaded, _LOADING, False):
         raise UsageError(
             f"{loaded.__file__} starts a run while it is being loaded",

@@ -9,6 +9,7 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
 
@@ -24,6 +25,7 @@ from kitaru.errors import (
 )
 from kitaru.runtime import history as histories
 from kitaru.runtime import loader
+from kitaru.runtime.arguments import Duration, flag_of, seconds_of, text_of
 from kitaru.runtime.background import BackgroundLoop
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.children import drop_failures, start_child
@@ -32,7 +34,7 @@ from kitaru.runtime.flow import Flow, FlowWork, child_id
 from kitaru.runtime.fork import Fork, ReplayOptions, replay
 from kitaru.runtime.handle import RunHandle, ended, left
 from kitaru.runtime.history import PYTHON, History, kitaru_version
-from kitaru.runtime.host import Host, submit
+from kitaru.runtime.host import Host, drained, submit
 from kitaru.runtime.keys import here
 from kitaru.runtime.models import current_registry
 from kitaru.runtime.recovery import recovered, secrets_or_park
@@ -83,22 +85,22 @@ class Runtime:
 
     def __init__(
         self,
-        store: str | Store | None = None,
+        store: str | Path | Store | None = None,
         *,
         durability: str = "full",
         recover: bool = True,
-        recover_every: float = 30.0,
-        lease: float = 30.0,
-        replay_grace: float = 1.0,
-        patience: float = 10.0,
+        recover_every: Duration = 30.0,
+        lease: Duration = 30.0,
+        replay_grace: Duration = 1.0,
+        patience: Duration = 10.0,
     ) -> None:
-        self.store: Store = store_at(store, durability, lease) if store is None or isinstance(store, str) else store
+        self.store: Store = store_at(store, durability, lease)
         self.vault = Vault(self.store)
         """Seals and opens secrets, and knows which of them this process has read."""
-        self.replay_grace = replay_grace
-        self.patience = patience
-        self._recover = recover
-        self._recover_every = recover_every
+        self.replay_grace = seconds_of(replay_grace, "replay_grace")
+        self.patience = seconds_of(patience, "patience")
+        self._recover = flag_of(recover, "recover")
+        self._recover_every = seconds_of(recover_every, "recover_every", zero=False)
         self._hosts: dict[asyncio.AbstractEventLoop, Host] = {}
         self._executions: dict[str, Execution] = {}
         self._diverged: set[str] = set()
@@ -176,10 +178,9 @@ class Runtime:
             await asyncio.wait(taking)
         for loop, host in list(self._hosts.items()):
             if loop is here_:
-                await host.drain()
-                await host.close()
+                await drained(host)
             elif loop.is_running():
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_drained(host), loop))
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(drained(host), loop))
         if self._background is not None:
             self._background.stop()
         if self._pool is not None:
@@ -206,7 +207,7 @@ class Runtime:
         """Park the runs of the background loop, which this is called on; the process's end is theirs on other loops."""
         host = self._hosts.get(asyncio.get_running_loop())
         if host is not None:
-            await _drained(host)
+            await drained(host)
         await self.store.close()
 
     def host(self) -> Host:
@@ -265,7 +266,7 @@ class Runtime:
             EncodeError: An input cannot be recorded.
             StoreError: The run could not be recorded.
         """
-        loader.refuse_while_loading(flow.work.module)
+        loader.startable(flow)
         run = valid_run_id(flow.run_id) if flow.run_id is not None else new_run_id()
         given = RunSecrets(self.vault, run)
         data, fingerprint = await privates.encoded_inputs(self, flow.work, flow.inputs_of(args, kwargs), given)
@@ -507,7 +508,7 @@ class Runtime:
             NotFoundError: No such run; AmbiguousError: a selector fits several boundaries.
             UsageError: An option does not fit the run or its flow.
         """
-        return await replay(self, run, options or ReplayOptions(), flow)
+        return await replay(self, run, options, flow)
 
     async def cancel(self, run: str, reason: str = "") -> None:
         """Ask for a run to be cancelled, whoever owns it. One that nobody owns is cancelled at once.
@@ -518,7 +519,8 @@ class Runtime:
         """
         await self.open()
         live = self._executions.get(run)
-        (live.secrets if live else RunSecrets(self.vault, run)).check_text(reason, "the reason of a cancellation")
+        secrets = live.secrets if live else RunSecrets(self.vault, run)
+        secrets.check_text(text_of(reason, "cancel: reason"), "the reason of a cancellation")
         row = await self.store.run(run)
         if live is None and not row.live and row.status not in FINISHED:
             host = self.host()
@@ -593,8 +595,3 @@ class Runtime:
         if not events or not isinstance(events[0].event, RunStarted):
             raise NotFoundError(f"no run {run}, or it was pruned", hint="`kitaru runs` lists them.")
         return events[0].event
-
-
-async def _drained(host: Host) -> None:
-    await host.drain()
-    await host.close()

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from kitaru.errors import UsageError
+from kitaru.runtime.arguments import Duration, seconds_of
 from kitaru.store.protocol import Store
 
 
@@ -27,14 +28,20 @@ def home() -> Path:
     return Path(named).expanduser().resolve()
 
 
-def store_at(url: str | None, durability: str, lease: float) -> Store:
-    """The store at a URL, or the default one; not opened yet.
+def store_at(store: str | Path | Store | None, durability: str, lease: Duration) -> Store:
+    """The store that is given, the one at a URL, or the default one; not opened yet.
 
     Raises:
-        UsageError: `durability` is neither `full` nor `process`, or the URL is not one of a store.
+        UsageError: `durability` is neither `full` nor `process`, or there is no such store.
     """
     from kitaru.store.sqlite import SqliteStore
 
+    seconds = seconds_of(lease, "lease", zero=False)
+    url = str(store) if isinstance(store, Path) else store
+    if url is not None and not isinstance(url, str):
+        if not hasattr(url, "submit"):
+            raise UsageError(f"store={url!r} is no store", hint='Pass a URL such as "sqlite:///runs.db".')
+        return url
     if durability not in ("full", "process"):
         raise UsageError(f"durability {durability!r}", hint="It is 'full' or 'process'.")
-    return SqliteStore(url or default_store(), durability="full" if durability == "full" else "process", lease=lease)
+    return SqliteStore(url or default_store(), durability="full" if durability == "full" else "process", lease=seconds)

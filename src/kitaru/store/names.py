@@ -29,6 +29,8 @@ def valid_run_id(run: str) -> str:
     Raises:
         UsageError: It may not; the message says why.
     """
+    if not isinstance(run, str):
+        raise UsageError(f"run_id={run!r}: a run id is a text, not a {type(run).__name__}", hint=f"Use {_RULE}.")
     if not run:
         raise UsageError("a run id may not be empty", hint=f"Use {_RULE}.")
     if len(run) > MAX_LENGTH:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import msgspec
 
+from kitaru.adapters.retry import duration_in
 from kitaru.adapters.secret import clean
-from kitaru.errors import ModelConnectionError
+from kitaru.errors import ModelConnectionError, UsageError
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
-    """How long to wait, in seconds. None: for ever.
+    """How long to wait: seconds, timedeltas, or texts such as "90s". None: for ever.
 
     Args:
         connect: For a connection, TLS included.
@@ -22,6 +29,36 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     first_byte: float | None = 600.0
     between: float | None = 120.0
     total: float | None = 1800.0
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            connect: float | timedelta | str | None = 10.0,
+            first_byte: float | timedelta | str | None = 600.0,
+            between: float | timedelta | str | None = 120.0,
+            total: float | timedelta | str | None = 1800.0,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            given = getattr(self, name)
+            if type(given) is float and 0 < given < math.inf:
+                continue
+            msgspec.structs.force_setattr(self, name, _limit(name, given))
+
+
+def _limit(name: str, given: object) -> float | None:
+    if given is None:
+        return None
+    seconds = duration_in(given)
+    if not 0 < seconds < math.inf:
+        raise UsageError(
+            f"timeout {name}={given!r}: a finite duration above 0 is needed",
+            hint='It is a number of seconds, a timedelta, or a text such as "90s"; None for no limit.',
+        )
+    return seconds
 
 
 class Exchange:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, Typ
 import msgspec
 
 from kitaru.errors import UsageError
+from kitaru.runtime.arguments import Duration, seconds_of
 from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.calls.question import Sending, Settings
 from kitaru.runtime.calls.reply import Reply
@@ -23,6 +24,7 @@ from kitaru.runtime.threads import wait_for
 from kitaru.runtime.work import make_call
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from typing import Unpack
 
     from typing_extensions import TypeForm
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Retries: TypeAlias = "int | Mapping[str, int | float | str] | Retry"
+Retries: TypeAlias = "int | Mapping[str, int | float | str | timedelta] | Retry"
 """How often and how patiently to try: a number of attempts, a mapping, or a `kitaru.Retry`."""
 
 Attachment: TypeAlias = "str | Path | bytes | Mapping[str, object]"
@@ -62,7 +64,7 @@ class Options(TypedDict, total=False):
     fallbacks: Sequence[str]
     base_url: str | None
     api_key: str | SecretStr | None
-    timeout: float | Timeouts | None
+    timeout: Duration | Timeouts | None
     headers: Mapping[str, str] | None
     extra: Mapping[str, Mapping[str, Any]] | None
 
@@ -110,7 +112,7 @@ class Llm:
         fallbacks: Sequence[str] = (),
         base_url: str | None = None,
         api_key: str | SecretStr | None = None,
-        timeout: float | Timeouts | None = None,
+        timeout: Duration | Timeouts | None = None,
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Call[Any]:
@@ -139,7 +141,8 @@ class Llm:
                 too long, or an answer that cannot be used.
             base_url: The API's address, where it is not the provider's own.
             api_key: The credential; by default the environment's, or the alias's secret. Never recorded.
-            timeout: Seconds for the whole call, its retries included; or a `kitaru.Timeouts`.
+            timeout: Seconds (or a `timedelta`, or a text such as "5m") for the whole call, its retries included; or a
+                `kitaru.Timeouts`.
             headers: Further HTTP headers; none that carry a credential. Never recorded.
             extra: Further fields of request bodies, by provider: `{"anthropic": {"top_k": 5}}`.
 
@@ -183,7 +186,7 @@ class Llm:
         fallbacks: Sequence[str] = (),
         base_url: str | None = None,
         api_key: str | SecretStr | None = None,
-        timeout: float | Timeouts | None = None,
+        timeout: Duration | Timeouts | None = None,
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Call[Reply]:
@@ -275,7 +278,7 @@ def _extra(extra: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 def _sending(
     api_key: str | SecretStr | None,
     headers: Mapping[str, str] | None,
-    timeout: float | Timeouts | None,
+    timeout: Duration | Timeouts | None,
     retry: Retries | None,
 ) -> Sending:
     policy = None
@@ -283,7 +286,12 @@ def _sending(
         from kitaru.adapters import retry_of
 
         policy = retry_of(retry)
-    return Sending(api_key, dict(headers or {}), timeout, policy)
+    limits: float | Timeouts | None = None
+    if timeout is not None:
+        from kitaru.adapters import Timeouts as AllTimeouts
+
+        limits = timeout if isinstance(timeout, AllTimeouts) else seconds_of(timeout, "timeout", zero=False)
+    return Sending(api_key, dict(headers or {}), limits, policy)
 
 
 def _call(work: LlmWork, frame: FrameType) -> Call[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias
 import msgspec
 
 from kitaru.errors import CredentialError, NotFoundError, UsageError
+from kitaru.runtime.arguments import flag_of
 from kitaru.runtime.keys import here
 from kitaru.runtime.log import log
 from kitaru.runtime.secrets.bound import Bound, bound
@@ -68,7 +69,7 @@ class credentials:  # noqa: N801  # used like a function
             if not secret:
                 raise UsageError(f"kitaru.credentials({name}=...) is given no key", hint="Pass the key as text.")
             found[provider(name.replace("_", "-")).name] = secret
-        self._bound = Bound(found, frozenset() if persist else frozenset(found))
+        self._bound = Bound(found, frozenset() if flag_of(persist, "persist") else frozenset(found))
         self._tokens: list[Token[Bound | None]] = []
 
     def __enter__(self) -> Self:

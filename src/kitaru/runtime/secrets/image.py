@@ -48,6 +48,8 @@ class ImageSettings(msgspec.Struct, frozen=True, kw_only=True):
                 f"secret_environment_from={names!r} is no list of names",
                 hint='Write secret_environment_from=["openai-creds"].',
             )
+        if not isinstance(variables, Mapping):
+            raise UsageError(f"environment={type(variables).__name__} is no mapping of variables")
         for name, value in variables.items():
             if not isinstance(name, str) or NAME.fullmatch(name) is None:
                 raise UsageError(f"{name!r} cannot name an environment variable")

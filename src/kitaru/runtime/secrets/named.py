@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from kitaru.errors import AmbiguousError, NotFoundError, UsageError
+from kitaru.runtime.arguments import flag_of, text_of
 from kitaru.runtime.keys import here
 from kitaru.runtime.secrets.image import NAME as KEY
 from kitaru.runtime.secrets.vault import Vault, me
@@ -228,6 +229,7 @@ def find(vault: Vault, name_or_id: str) -> SecretRow:
     Raises:
         NotFoundError, AmbiguousError
     """
+    text_of(name_or_id, "a secret's name")
     rows = visible(vault)
     user = me()
     named = [row for row in rows if row.name == name_or_id]
@@ -275,12 +277,17 @@ def put(
     if not new:
         # By its id, too, where it is there.
         name = next((row.name for row in visible(vault) if row.id == name and row.owner == me()), name)
-    if _NAME.fullmatch(name) is None:
+    if private is not None:
+        flag_of(private, "private")
+    if _NAME.fullmatch(text_of(name, "name")) is None:
         raise UsageError(
             f"{name!r} cannot name a secret", hint="Use up to 128 letters, digits and _ . @ -, such as openai-creds."
         )
     if not values:
         raise UsageError(f"secret {name!r} is given no value", hint="Give it at least one KEY=value.")
+    if not isinstance(values, Mapping):
+        # It is not shown: it may be the value, by mistake.
+        raise UsageError(f"the values of secret {name!r} are no mapping", hint='Write {"OPENAI_API_KEY": key}.')
     given: Mapping[Any, Any] = values
     for key, value in given.items():
         if not isinstance(key, str) or KEY.fullmatch(key) is None:
