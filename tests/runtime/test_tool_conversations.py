@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from kitaru.adapters import Effort, names, provider
 from kitaru.adapters.standin import Fault, Options, StandInServer
 from kitaru.store.events import LlmCompleted, StepCompleted
 from tests.adapters.talks import OPTIONS, OWN, PROMPT, WIRES, address, model_of
+from tests.runtime.canned import Canned, CannedServer
 from tests.runtime.runs import Script, keys_of, of_type, resumed, stopped
 
 TALK = ["height height", "moon", ""]
@@ -226,6 +228,42 @@ async def test_a_checkpoint_and_a_schema_are_tools_too(runtime: Runtime, server:
     text = await (await runtime.start(asks.options(run_id="r"))).result()
     assert '{"phase":"full"}' in text
     assert await keys_of(runtime, "r", StepCompleted) == ["height", "height[1]"]
+
+
+def due(day: datetime.date, places: int = 3) -> str:
+    """Say when the tide is due."""
+    return f"{day.year}: {places + 1}"
+
+
+async def test_a_call_parses_its_arguments_for_the_tool_that_it_names_after_a_resume_too(store_url: str) -> None:
+    called = {
+        "id": "c",
+        "type": "function",
+        "function": {"name": "due", "arguments": '{"day":"2024-05-01","places":null}'},
+    }
+    choice = {"message": {"role": "assistant", "content": None, "tool_calls": [called]}, "finish_reason": "tool_calls"}
+    answer = json.dumps({"id": "1", "model": "m", "choices": [choice]}).encode()
+
+    @checkpoint
+    async def passed(reply: kitaru.Reply) -> list[Any]:
+        (call,) = reply.tool_calls
+        return [call.parsed(), call.parsed(due)]
+
+    @flow
+    async def asks(base_url: str) -> list[Any]:
+        reply = await kitaru.llm.reply("When?", model="openai-compatible/m", base_url=base_url, tools=[due])
+        found = [due(**call.parsed()) for call in reply.tool_calls]
+        plain, read = await passed(reply)
+        await pause.here(1)
+        return [*found, plain, due(**read)]
+
+    pause.forget()
+    pause.after = 1
+    with CannedServer({"/v1/chat/completions": Canned(body=answer)}) as server:
+        await stopped(store_url, asks, "r", pause.reached, f"{server.url}/v1")
+    pause.forget()
+    plain = {"day": "2024-05-01", "places": None}
+    assert await resumed(store_url, asks, "r") == ["2024: 4", plain, "2024: 4"]
 
 
 # -- a switch of provider ---------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 import kitaru
 from kitaru.adapters import Tool, ToolCall, ToolChoice
 from kitaru.errors import AnswerError, UsageError
+from kitaru.runtime.calls.reply import ToolCall as Answered
 from kitaru.runtime.calls.tools import arguments_for, choice_of, tool_of, tools_of
 
 
@@ -285,6 +286,14 @@ def called(arguments: str) -> ToolCall:
 )
 def test_arguments_come_as_the_function_takes_them(source: Any, text: str, found: dict[str, Any]) -> None:
     assert arguments_for(source, called(text)) == found
+
+
+def test_a_call_of_a_reply_reads_its_arguments_for_a_tool() -> None:
+    call = Answered("c1", "weather", '{"place": {"city": "Rome", "country": null}, "unit": null}')
+    assert call.parsed(weather) == {"place": Place("Rome")}
+    assert call.parsed() == {"place": {"city": "Rome", "country": None}, "unit": None}
+    with pytest.raises(AnswerError, match="place is missing"):
+        Answered("c1", "weather", "{}").parsed(weather)
 
 
 def test_no_arguments_may_be_empty() -> None:

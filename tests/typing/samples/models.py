@@ -50,7 +50,7 @@ async def typed(topic: str) -> str:
     assert_type(await kitaru.llm("As JSON", json=True), dict[str, Any])
     assert_type(await kitaru.llm("As JSON", json_keys=["title"]), dict[str, Any])
     reply = await kitaru.llm.reply("The weather?", tools=[weather], tool_choice=weather, retry=5, timeout=30)
-    results = [call.result(weather(**call.parsed())) for call in reply.tool_calls]
+    results = [call.result(weather(**call.parsed(weather))) for call in reply.tool_calls]
     again = await kitaru.llm.reply([reply.message, *results], fallbacks=["anthropic/some-model"])
     assert_type(again.cost, Decimal | None)
     return again.text

@@ -204,10 +204,12 @@ class Llm:
             fallbacks, None,
         )  # fmt: skip
         settings = msgspec.structs.replace(settings, whole=True)
+        sources: dict[str, ToolSource] = {}
         if tools or tool_choice is not None:
             from kitaru.runtime.calls.tools import choice_of, tools_of
 
             offered = tools_of(tools)
+            sources = dict(zip((tool.name for tool in offered), tools or (), strict=True))
             choice = choice_of(tool_choice, offered)
             settings = msgspec.structs.replace(
                 settings,
@@ -216,7 +218,9 @@ class Llm:
             )
         sending = _sending(api_key, headers, timeout, retry)
         files = (*attachments, *images)
-        return _call(LlmWork(valid_name(name), prompt, system, files, settings, sending, None), sys._getframe(1))
+        return _call(
+            LlmWork(valid_name(name), prompt, system, files, settings, sending, None, sources), sys._getframe(1)
+        )
 
 
 llm: Final = Llm()

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from kitaru.errors import AnswerError
 from kitaru.store.events import Usage
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-class ToolCall(msgspec.Struct, frozen=True):
+    from kitaru.runtime.calls.tools import ToolSource
+
+# Of the call that was answered, not of the answer: the codec leaves such names out.
+_TOOL: Final = "__tool__"
+
+
+class ToolCall(msgspec.Struct, frozen=True, dict=True):
     """What a model wants to have called.
 
     Args:
@@ -24,12 +32,23 @@ class ToolCall(msgspec.Struct, frozen=True):
     name: str
     arguments: str
 
-    def parsed(self) -> dict[str, Any]:
-        """Return the arguments.
+    def parsed(self, tool: ToolSource | None = None) -> dict[str, Any]:
+        """Return the arguments as the tool takes them: checked, of its annotated types, null for a default left out.
+
+        Args:
+            tool: The tool; by default that of the answered call. A reply that went through a checkpoint no longer knows
+                the tools, and returns the JSON.
 
         Raises:
-            AnswerError: The model wrote something else than a JSON object.
+            AnswerError: The model wrote something else than a JSON object, or what the tool does not take. The message
+                may go back to the model: `call.result(str(error), is_error=True)`.
+            UsageError: `tool` cannot be a tool.
         """
+        tool = tool if tool is not None else self.__dict__.get(_TOOL)
+        if tool is not None:
+            from kitaru.runtime.calls.tools import arguments_for
+
+            return arguments_for(tool, self)
         try:
             found = msgspec.json.decode(self.arguments or "{}")
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -82,3 +101,17 @@ class Reply(msgspec.Struct, frozen=True):
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str = ""
     refusal: str | None = None
+
+
+def with_tools(value: object, tools: Mapping[str, ToolSource]) -> object:
+    """Let the tool calls of a reply know the tools that they name.
+
+    Args:
+        value: What a call came to; anything but a `Reply` stays as it is.
+        tools: The call's tools by name.
+    """
+    if tools and isinstance(value, Reply):
+        for call in value.tool_calls:
+            if call.name in tools:
+                call.__dict__[_TOOL] = tools[call.name]
+    return value

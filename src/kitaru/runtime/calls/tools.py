@@ -6,7 +6,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
@@ -18,6 +18,9 @@ from kitaru.runtime.calls.docstrings import described
 from kitaru.runtime.calls.from_json import Reading, UnfitError, kind_of
 from kitaru.runtime.calls.shapes import Shape, shape_of
 from kitaru.runtime.code.objects import durable_function
+
+if TYPE_CHECKING:
+    from kitaru.runtime.calls.reply import ToolCall as Answered
 
 ToolSource: TypeAlias = "Callable[..., object] | Tool | Mapping[str, object]"
 """A function, a checkpoint, a schema in a provider's form, or a tool in neutral terms."""
@@ -119,14 +122,14 @@ def choice_of(choice: object, tools: Sequence[Tool]) -> ToolChoice | None:
 _CHOICES: Final = 'Pass "auto", "none", "required", or one of the tools.'
 
 
-def arguments_for(source: ToolSource, call: ToolCall) -> dict[str, object]:
+def arguments_for(source: ToolSource, call: ToolCall | Answered) -> dict[str, Any]:
     """Return the arguments of a model's call as the tool's function takes them, by keyword.
 
     An optional argument that came as null, as a strict schema has it, is left out, so that its default counts.
 
     Args:
         source: The tool, as it was given to `tools_of`.
-        call: What the model wrote.
+        call: What the model wrote, as an adapter or a reply has it.
 
     Raises:
         AnswerError: The arguments are not JSON or do not fit. The message may be sent back to the model.
@@ -144,7 +147,7 @@ def arguments_for(source: ToolSource, call: ToolCall) -> dict[str, object]:
     plain: Any = without_nulls(found, signature.tool.parameters)
     problems = [f"{name} is unknown" for name in plain if name not in signature.parameters]
     problems += [f"{name} is missing" for name in signature.parameters if name in signature.required - plain.keys()]
-    arguments: dict[str, object] = {}
+    arguments: dict[str, Any] = {}
     for name, shape in signature.parameters.items():
         if name in plain:
             try:
@@ -166,7 +169,7 @@ def _read(shape: Shape, value: object, name: str) -> object:
             raise strict from None
 
 
-def _as_told(tool: Tool, call: ToolCall, found: dict[str, object]) -> dict[str, object]:
+def _as_told(tool: Tool, call: ToolCall | Answered, found: dict[str, object]) -> dict[str, Any]:
     """Of a tool that is only a schema, no more is known than which arguments it needs and has."""
     properties, required = tool.parameters.get("properties"), tool.parameters.get("required")
     plain: Any = without_nulls(found, tool.parameters)

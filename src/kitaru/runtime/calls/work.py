@@ -13,7 +13,7 @@ from kitaru.runtime.calls.answered import as_recorded, reply_of, said_in
 from kitaru.runtime.calls.conversation import Message, Nodes, chained, normalised
 from kitaru.runtime.calls.packed import pack
 from kitaru.runtime.calls.question import Sending, Settings
-from kitaru.runtime.calls.reply import Reply
+from kitaru.runtime.calls.reply import Reply, with_tools
 from kitaru.runtime.handle import outermost
 from kitaru.runtime.threads import wait_for
 from kitaru.runtime.work import Inputs, Work, make_call, stand_in
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from kitaru.runtime.calls.answers import Form
     from kitaru.runtime.calls.asked import Asked
+    from kitaru.runtime.calls.tools import ToolSource
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.flight import Flight
 
@@ -34,6 +35,8 @@ Prompt: TypeAlias = str | Call[str] | Sequence[Mapping[str, object]]
 
 SHORT_PROMPT: Final = 1024
 """Bytes up to which a conversation stands in the event's inputs; a longer one is a chain of artifacts."""
+
+_NO_TOOLS: Final[Mapping[str, ToolSource]] = {}
 
 
 class Performed(msgspec.Struct, frozen=True):
@@ -59,8 +62,10 @@ class LlmWork(Work):
         settings: Settings,
         sending: Sending,
         form: Form | None,
+        tools: Mapping[str, ToolSource] = _NO_TOOLS,
     ) -> None:
         super().__init__(name)
+        self._tools = tools
         self._prompt = prompt
         self._system = system
         self._attachments = attachments
@@ -143,11 +148,11 @@ class LlmWork(Work):
         return node([self._head], data) if self._head and self._settings.whole and isinstance(value, dict) else data
 
     def decode_outcome(self, data: bytes) -> object:
-        return self._decoder()(data)
+        return with_tools(self._decoder()(data), self._tools)
 
     def value_of(self, data: bytes, event: BoundaryEvent) -> object:
         if isinstance(event, LlmCompleted) and event.llm.whole:
-            return reply_of(data, event.llm)
+            return with_tools(reply_of(data, event.llm), self._tools)
         return self.decode_outcome(data)
 
     def overridden(self, data: bytes) -> object:
@@ -161,7 +166,10 @@ class LlmWork(Work):
 
     async def run(self, call: Call[Any]) -> object:
         del call
-        return await one_call(self)
+        return await self._alone()
+
+    async def _alone(self) -> object:
+        return with_tools(await one_call(self), self._tools)
 
     def wait_in_thread(self, call: Call[Any]) -> None:
         if call.place is not None:
@@ -170,7 +178,7 @@ class LlmWork(Work):
         from kitaru.runtime.default import default_runtime
 
         try:
-            call.settle(default_runtime().background(one_call(self)).result())
+            call.settle(default_runtime().background(self._alone()).result())
         except Exception as error:
             call.fail(error)
 
@@ -206,7 +214,14 @@ class LlmWork(Work):
     def again(self, frame: types.FrameType) -> Call[Any]:
         """The same call, made in the flow that this code stands in."""
         work = LlmWork(
-            self.name, self._prompt, self._system, self._attachments, self._settings, self._sending, self._form
+            self.name,
+            self._prompt,
+            self._system,
+            self._attachments,
+            self._settings,
+            self._sending,
+            self._form,
+            self._tools,
         )
         return make_call(work, current_place(), (), {}, frame)
 
