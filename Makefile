@@ -1,4 +1,4 @@
-# Needs GNU make and Python 3.11 or newer; everything else goes into .venv. `make PYTHON=python3.13 test` picks another one.
+# Needs GNU make and Python 3.11 or newer; everything else goes into .venv and, for the demo, .venv-demo. `make PYTHON=python3.13 test` picks another one.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The demo needs neither the tests' tools nor the SDKs.
+DEMO_STAMP := .venv-demo/.installed
 PYTEST_ARGS ?=
 # More than there are cores: many tests wait for processes that they start. 0 runs all in one process.
 TEST_PROCESSES ?= 3
@@ -20,8 +22,8 @@ LAWS_ARGS ?= --flows 2000 --kills 3
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(STAMP) ## run, kill, resume, edit and replay the example flow
-	@$(BIN)/python examples/demo.py
+demo: $(DEMO_STAMP) ## run, kill, resume, edit and replay the example flow
+	@.venv-demo/bin/python examples/demo.py
 
 test: lint ## lint, types, import arrows and every test
 	@$(BIN)/python -m pytest -q $(XDIST) $(PYTEST_ARGS)
@@ -40,14 +42,21 @@ lint: $(STAMP) ## ruff, mypy --strict, import arrows
 	@echo "import arrows"; out=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$out"; exit 1; }
 
 clean: ## remove the environment, caches and build output
-	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage src/*.egg-info
+	@rm -rf $(VENV) .venv-demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage src/*.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is newer than what decides the environment's content, so a second run installs nothing.
-$(STAMP): pyproject.toml constraints.txt
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Kitaru needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; exit 1; }
-	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@echo "installing kitaru and its tools into $(VENV)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@test -x $(@D)/bin/python || { echo "creating $(@D)"; $(PYTHON) -m venv $(@D); }
+	@echo "installing kitaru with its extra '$(1)' into $(@D)"
+	@$(@D)/bin/python -m pip install -qq --disable-pip-version-check -e '.[$(1)]' -c constraints.txt
 	@touch $@
+endef
+
+$(STAMP): pyproject.toml constraints.txt
+	$(call install,dev)
+
+$(DEMO_STAMP): pyproject.toml constraints.txt
+	$(call install,serve)

@@ -58,3 +58,10 @@ def test_every_extra_has_its_reason() -> None:
 
 def test_every_tool_has_its_reason() -> None:
     assert explained("For tests", 1) == names(EXTRAS["test"]) | names(EXTRAS["dev"])
+
+
+def test_no_text_installs_a_package_of_this_name_from_the_index() -> None:
+    # Another project has the name there.
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py")]
+    advice = re.compile(r"(?:install|add|uvx|pipx run)\s+[\"']?kitaru\b")
+    assert [path.name for path in texts if advice.search(path.read_text(encoding="utf-8"))] == []

@@ -195,7 +195,7 @@ def _engine_named(name: str) -> str:
         case "fast" if find_spec("aiohttp") is not None:
             return "fast"
         case "fast":
-            raise UsageError("KITARU_HTTP=fast, but aiohttp is not installed", hint="Install kitaru[fast].")
+            raise UsageError("KITARU_HTTP=fast, but aiohttp is not installed", hint="Install it: pip install aiohttp.")
         case other:
             raise UsageError(f"KITARU_HTTP={clean(other, 40)}: no such transport", hint="There are plain and fast.")
 

@@ -327,5 +327,5 @@ def _base_url(listener: socket.socket) -> str:
 
 def _missing() -> NoReturn:
     raise UsageError(
-        "the stand-in server needs packages that are not installed", hint="Install them: pip install 'kitaru[serve]'."
+        "the stand-in server needs packages that are not installed", hint="Install them: pip install starlette uvicorn."
     )

@@ -29,7 +29,7 @@ def load(data: bytes, where: str) -> object:
         import yaml
     except ImportError:
         raise UsageError(
-            "reading YAML needs a package that is not installed", hint="Install it: pip install 'kitaru[litellm]'."
+            "reading YAML needs a package that is not installed", hint="Install it: pip install pyyaml."
         ) from None
 
     def refuse(node: Node, what: str) -> UsageError:
