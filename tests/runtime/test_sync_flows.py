@@ -306,7 +306,7 @@ async def test_running_a_flow_from_async_code_by_run_gives_a_handle_to_await() -
         handle.wait()
 
 
-def test_run_on_the_background_loop_itself_is_refused_instead_of_waiting_for_itself() -> None:
+def test_run_in_an_async_flow_is_refused_instead_of_blocking_its_loop() -> None:
     @flow
     async def inner() -> int:
         return 1
@@ -319,10 +319,10 @@ def test_run_on_the_background_loop_itself_is_refused_instead_of_waiting_for_its
             return str(error)
         return "ran"
 
-    assert "would wait for itself" in outer.run().wait(timeout=PATIENCE)
+    assert "would block its loop" in outer.run().wait(timeout=PATIENCE)
 
 
-def test_a_sync_flow_may_start_an_independent_run() -> None:
+def test_a_sync_flow_may_start_a_run_and_wait_for_it() -> None:
     @flow
     def outer() -> int:
         return doubled.run(1).wait()

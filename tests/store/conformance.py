@@ -421,7 +421,7 @@ class Reading(Conformance):
         with pytest.raises(NotFoundError):
             await store.runs(before="nobody")
 
-    async def test_unowned_gives_the_unfinished_top_level_runs_that_wait_for_an_owner(
+    async def test_unowned_gives_the_unfinished_runs_that_wait_for_an_owner_and_for_no_parent(
         self, place: Place, store: Store, listener: Listener
     ) -> None:
         leaving = place()
@@ -434,14 +434,15 @@ class Reading(Conformance):
         await theirs.append("held", 1, parked(f"{HELD} by a user"))
         await theirs.create("done", started(), completed())
         await theirs.create("child", started(parent="parked"))
+        await theirs.create("orphan", started(parent="done"))
         await theirs.create("other", started("other"))
         await theirs.create("retried", started(), failed())
         await leaving.retry("retried", retried())
         await leaving.close()
         await listener.create("mine")
-        assert await store.unowned(["writer"]) == ["interrupted", "parked", "retried"]
+        assert await store.unowned(["writer"]) == ["interrupted", "parked", "orphan", "retried"]
         assert await store.unowned(["other", "none"]) == ["other"]
-        assert await store.unowned([]) == ["interrupted", "parked", "other", "retried"]
+        assert await store.unowned([]) == ["interrupted", "parked", "orphan", "other", "retried"]
 
     async def test_a_store_opened_in_one_loop_serves_another(self, store: Store, listener: Listener) -> None:
         await listener.create("tides")

@@ -1,29 +1,67 @@
-"""Child runs: those that a flow's call inside a flow stands for."""
+"""Child runs: those that a flow's call, or its start of another flow, stands for."""
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from kitaru.runtime.flow import FlowWork, child_id
+from kitaru.errors import KitaruError, Suspended
 from kitaru.runtime.fork import fork_child
+from kitaru.runtime.handle import left
+from kitaru.runtime.log import log
 from kitaru.runtime.retrying import dropped_by_retry
-from kitaru.store.events import Parent, RunRetried
+from kitaru.store import codec
+from kitaru.store.events import FINISHED, ChildStarted, Parent, RunRetried
 
 if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.flight import Flight
+    from kitaru.runtime.flow import FlowWork
     from kitaru.runtime.handle import RunHandle
     from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.secrets.image import ImageSettings
+
+PARENT_ENDED: Final = "its parent has ended"
+"""Why a child was cancelled that nobody else asked to be cancelled: a retry of its parent lets it go on."""
 
 
-async def start_child(runtime: Runtime, parent: Execution, work: FlowWork, flight: Flight) -> RunHandle[Any]:
-    """Start, or attach to, the run that a flow's call inside a flow stands for."""
-    run = child_id(parent.run, flight.key)
+def child_id(parent: str, key: str) -> str:
+    """The id of a child run: derived from its parent's id and the key of the boundary that starts it."""
+    digest = codec.content_digest(f"{parent}\0{key}".encode())
+    return base64.b32encode(digest[:10]).decode().lower()
+
+
+async def start_child(
+    parent: Execution,
+    work: FlowWork,
+    flight: Flight,
+    *,
+    run: str | None = None,
+    source: str | None = None,
+    image: ImageSettings | None = None,
+    on_end: str = "",
+) -> RunHandle[Any]:
+    """Start, or attach to, a child run.
+
+    Args:
+        parent: The run that starts it.
+        work: Its flow.
+        flight: The boundary that stands for it.
+        run: Its id, where that is not derived from the parent's.
+        source: The id that it had in the source of a replay, where that was not derived either.
+        image: What it finds in its environment, where that is not what its flow says.
+        on_end: What becomes of it when the parent ends; empty where the parent waits for it.
+    """
+    runtime = parent.host.runtime
+    run = run or child_id(parent.run, flight.key)
+    made_by = Parent(parent.run, flight.key, on_end)
     started = parent.history.started
     if parent.rules.replaying and started is not None and started.origin is not None:
         # A replayed parent's child is a replay of the child, so that only what changed in it runs again.
-        forked = await fork_child(runtime, parent, work, flight, child_id(started.origin.run, flight.key), run)
+        source = source or child_id(started.origin.run, flight.key)
+        forked = await fork_child(parent, work, flight, source, run, made_by)
         if forked is not None:
             return forked
     if flight.key in parent.history.dropped:
@@ -33,11 +71,51 @@ async def start_child(runtime: Runtime, parent: Execution, work: FlowWork, fligh
         if known and (await runtime.store.run(run)).status in ("failed", "cancelled"):
             await drop_failures(runtime, run)
     return await runtime.start_encoded(
-        work, run, flight.data, flight.fingerprint, parent=Parent(parent.run, flight.key), inputs=parent.secrets.inputs
+        work, run, flight.data, flight.fingerprint, parent=made_by, image=image, inputs=parent.secrets.inputs
     )
 
 
+async def awaited_result(parent: Execution, handle: RunHandle[Any]) -> object:
+    """A child's result, for its parent's code."""
+    try:
+        return await handle.result()
+    except Exception as error:
+        if (await handle._runtime.store.run(handle.id)).status not in FINISHED:
+            # The child left memory without an end of its own (it diverged, or its log cannot be written): this is
+            # no failure of the call, and both can be resumed.
+            parent.stop(error)
+            raise Suspended from None
+        raise
+
+
+async def end_children(parent: Execution) -> None:
+    """Cancel the runs that a run has started and that are not to outlive it, and wait for their cleanup."""
+    runtime = parent.host.runtime
+    ending = []
+    for run in parent.started:
+        try:
+            if (await runtime.store.run(run)).status in FINISHED:
+                continue
+            by = (await runtime.first_event(run)).parent
+            if by is None or by.run != parent.run:
+                continue  # it was there before, under an id of the caller's
+            await runtime.cancel(run, PARENT_ENDED)
+        except KitaruError as error:
+            log().warning("child.not_cancelled", run_id=run, parent=parent.run, error=str(error))
+            continue
+        child = runtime.live_run(run)
+        if child is not None:
+            ending.append(asyncio.ensure_future(left(child)))
+    if ending:
+        await asyncio.wait(ending, timeout=parent.host.patience)
+
+
 async def drop_failures(runtime: Runtime, run: str) -> None:
-    """Let a failed or cancelled run go on: what failed it no longer counts."""
-    dropped = dropped_by_retry(await runtime.store.events(run))
-    await runtime.store.retry(run, RunRetried(1, time.time(), dropped))
+    """Let a failed or cancelled run go on: what failed it no longer counts, nor does the end of its children by it."""
+    events = await runtime.store.events(run)
+    await runtime.store.retry(run, RunRetried(1, time.time(), dropped_by_retry(events)))
+    for child in dict.fromkeys(r.event.child for r in events if isinstance(r.event, ChildStarted)):
+        if await runtime.store.events(child, limit=1):
+            row = await runtime.store.run(child)
+            if row.status == "cancelled" and row.note == PARENT_ENDED:
+                await drop_failures(runtime, child)

@@ -15,6 +15,7 @@ from kitaru.errors import (
     Suspended,
 )
 from kitaru.runtime.blobs import blob_of
+from kitaru.runtime.children import end_children
 from kitaru.runtime.keys import RunTask, here
 from kitaru.runtime.raised import raise_unchanged, raised_inside
 from kitaru.store import codec
@@ -120,6 +121,8 @@ async def _finish(
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
     await _end_tasks(execution)
+    if end is not None and execution.started:
+        await end_children(execution)
     try:
         if end is not None:
             await execution.append_durably([end], artifacts, forget=execution.secrets.kept)

@@ -87,6 +87,8 @@ class Execution:
         self.would_run: dict[str, str] | None = None
         """For a dry run: the keys that would run, and why."""
         self.flights: dict[str, Flight] = {}
+        self.started: dict[str, None] = {}
+        """Ids of the child runs that are to be cancelled when this one ends."""
         self.asking: dict[str, Call[Any]] = {}
         """Calls that wait for a recorded outcome or to start, for a divergence to name their lines."""
         self.order = history.order

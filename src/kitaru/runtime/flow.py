@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
 import inspect
 import sys
@@ -14,15 +13,17 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 from kitaru.errors import EncodeError, Suspended, UsageError
 from kitaru.runtime.annotations import hints_of, types_in
 from kitaru.runtime.call import Call, current_place, unawaited
+from kitaru.runtime.children import awaited_result, child_id, start_child
 from kitaru.runtime.functions import as_function, file_of, mark_async
 from kitaru.runtime.handle import outermost
 from kitaru.runtime.keys import Place, here, valid_name
 from kitaru.runtime.secrets.image import NO_IMAGE, ImageSettings, as_image
 from kitaru.runtime.secrets.private import takes_secret
+from kitaru.runtime.starting import run_inside, start_inside
 from kitaru.runtime.threads import FlowThread, on_a_loop, start_flow_thread, wait_for
 from kitaru.runtime.work import Inputs, Unresolved, Work, input_stand_in, make_call, stand_in
 from kitaru.store import codec
-from kitaru.store.events import FINISHED, BoundaryEvent, ChildStarted, FlowRef
+from kitaru.store.events import BoundaryEvent, ChildStarted, FlowRef, OnParentEnd
 from kitaru.store.names import valid_run_id
 
 if TYPE_CHECKING:
@@ -206,20 +207,11 @@ class FlowWork(Work):
             call.fail(error)
 
     async def perform(self, flight: Flight) -> object:
-        execution = flight.execution
-        handle = await execution.host.runtime.start_child(execution, self, flight)
-        try:
-            return await handle.result()
-        except Exception as error:
-            if await handle.status() not in FINISHED:
-                # The child left memory without an end of its own (it diverged, or its log cannot be written): this is
-                # no failure of the call, and both can be resumed.
-                execution.stop(error)
-                raise Suspended from None
-            raise
+        return await awaited_result(flight.execution, await start_child(flight.execution, self, flight))
 
     def abandoned(self, flight: Flight) -> None:
-        flight.execution.host.runtime.cancel_child(flight)
+        run = flight.execution.run
+        flight.execution.host.runtime.cancel_child(run, child_id(run, flight.key))
 
     def started_event(self, flight: Flight, at: float) -> BoundaryEvent:
         return ChildStarted(
@@ -227,12 +219,6 @@ class FlowWork(Work):
             inputs=flight.inputs, order=flight.order, attempt=flight.attempt,
             child=child_id(flight.execution.run, flight.key),
         )  # fmt: skip
-
-
-def child_id(parent: str, key: str) -> str:
-    """The id of the child run that a flow's call stands for: derived from its parent's id and its key."""
-    digest = codec.content_digest(f"{parent}\0{key}".encode())
-    return base64.b32encode(digest[:10]).decode().lower()
 
 
 class Flow(Generic[P, T]):
@@ -248,11 +234,13 @@ class Flow(Generic[P, T]):
         run_id: str | None = None,
         image: ImageSettings | None = None,
         bound: tuple[Any, ...] = (),
+        on_parent_end: OnParentEnd | None = None,
     ) -> None:
         self._work = work
         self._run_id = run_id
         self._image = image
         self._bound = bound
+        self._on_parent_end = on_parent_end
         functools.update_wrapper(self, work.function)
         self.__kitaru_function__ = work.function
         if work.is_async:
@@ -278,6 +266,16 @@ class Flow(Generic[P, T]):
         """What its next run finds in its environment."""
         return self._work.image if self._image is None else self._image
 
+    @property
+    def on_parent_end(self) -> OnParentEnd | None:
+        """What becomes of its next run when the run that started it ends, if `.options` said so."""
+        return self._on_parent_end
+
+    @property
+    def bound(self) -> tuple[Any, ...]:
+        """The object that its method belongs to, the first of its inputs; none for a function."""
+        return self._bound
+
     def inputs_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of a call by parameter name; the object of a method is the first."""
         return self._work.named_inputs(self._bound + args, kwargs)
@@ -289,7 +287,7 @@ class Flow(Generic[P, T]):
                 f"{self.name}() is called inside the checkpoint {place.inside.key}",
                 hint="Call a flow from another flow's own code; inside a checkpoint call its steps.",
             )
-        if self._run_id is not None or self._image is not None:
+        if (self._run_id, self._image, self._on_parent_end) != (None, None, None):
             raise UsageError(
                 f"{self.name}.options(...) is called as a function",
                 hint="Use .start() or .run() of it; a flow called by another flow has an id of its parent's making.",
@@ -303,41 +301,59 @@ class Flow(Generic[P, T]):
             call.load()
         return call
 
-    async def start(self, /, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
+    def start(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, RunHandle[T]]:
         """Start a run in the default runtime, on this loop. An id that exists already gives that run's handle.
 
+        In a flow it is a child run, started once: a resume goes on with it, and what the flow asks of its handle is
+        recorded.
+
         Raises:
-            UsageError: The inputs do not fit, or the id belongs to another flow or other inputs.
+            UsageError: The inputs do not fit, or the id belongs to another flow or other inputs; in a checkpoint.
             EncodeError: An input cannot be recorded.
             StoreError: The run could not be recorded.
         """
+        place = current_place()
+        if place is not None:
+            return start_inside(place, None, self, args, kwargs)
         from kitaru.runtime.default import default_runtime
 
-        return await default_runtime().start(self, *args, **kwargs)
+        return default_runtime().start(self, *args, **kwargs)
 
     def run(self, /, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
-        """Start a run in the default runtime, on its background loop; raises as `start` does."""
+        """Start a run in the default runtime, on its background loop; in a sync flow a child run. Raises as `start`."""
+        place = current_place()
+        if place is not None:
+            return run_inside(place, None, self, args, kwargs)
         from kitaru.runtime.default import default_runtime
 
         return default_runtime().run(self, *args, **kwargs)
 
     def options(
-        self, *, run_id: str | None = None, image: ImageSettings | Mapping[str, object] | None = None
+        self,
+        *,
+        run_id: str | None = None,
+        image: ImageSettings | Mapping[str, object] | None = None,
+        on_parent_end: OnParentEnd | None = None,
     ) -> Flow[P, T]:
         """The same flow, with settings for its next run.
 
         Args:
             run_id: The run's id; starting an id twice gives the same run.
             image: What the run finds in its environment, in place of what the flow says.
+            on_parent_end: For a run that a flow starts: `cancel` (the default) cancels it, if it has not ended, when
+                the flow's run ends; `abandon` leaves it running.
 
         Raises:
-            UsageError: The id or the image has a wrong type or value.
+            UsageError: One of them has a wrong type or value.
         """
+        if on_parent_end not in (None, "cancel", "abandon"):
+            raise UsageError(f"on_parent_end={on_parent_end!r}", hint="Write 'cancel' or 'abandon'.")
         return Flow(
             self._work,
             self._run_id if run_id is None else valid_run_id(run_id),
             self._image if image is None else as_image(image),
             self._bound,
+            self._on_parent_end if on_parent_end is None else on_parent_end,
         )
 
     @overload
@@ -349,7 +365,7 @@ class Flow(Generic[P, T]):
     def __get__(self, obj: Any, owner: type | None = None) -> Any:
         if obj is None:
             return self
-        return Flow(self._work, self._run_id, self._image, (obj,))
+        return Flow(self._work, self._run_id, self._image, (obj,), self._on_parent_end)
 
     def __repr__(self) -> str:
         return f"<flow {self.name}>"

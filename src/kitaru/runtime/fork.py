@@ -228,12 +228,13 @@ def _ended_by(events: list[Recorded]) -> frozenset[str]:
 
 
 async def fork_child(
-    runtime: Runtime, parent: Execution, work: FlowWork, flight: Flight, source: str, run: str
+    parent: Execution, work: FlowWork, flight: Flight, source: str, run: str, made_by: Parent
 ) -> RunHandle[Any] | None:
     """A child run of a replayed parent, forked from the child that the parent's source had; None if it exists already.
 
     Where the source had none, it is a replay of nothing: what it may not do without being told, it still may not.
     """
+    runtime = parent.host.runtime
     try:
         events = await runtime.store.events(source)
     except NotFoundError:
@@ -261,7 +262,7 @@ async def fork_child(
         flight.fingerprint,
         rules,
         parent.registry,
-        Parent(parent.run, flight.key),
+        made_by,
         secrets.recorded_image(work.image),
     )
     try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, Callable
-from contextvars import copy_context
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 from kitaru.runtime.keys import install_task_factory
@@ -34,6 +34,7 @@ class Host:
         self.replay_grace = runtime.replay_grace
         self.patience = runtime.patience
         self.runs: dict[str, Execution] = {}
+        self._chores: set[asyncio.Task[None]] = set()
         self._ticking = False
         self._transport: Transport | None = None
         self._farewell: AsyncGenerator[None, None] | None = None
@@ -75,6 +76,12 @@ class Host:
             self._ticking = True
             self.loop.call_later(ANNOUNCE_AFTER / 2, self._tick)
 
+    def spawn(self, chore: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the runs of this loop, in a task that belongs to none of them."""
+        task = asyncio.Task(chore, loop=self.loop, context=Context())
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
     def ended(self, execution: Execution) -> None:
         """The run has left this loop."""
         self.runs.pop(execution.run, None)
@@ -86,8 +93,16 @@ class Host:
             await self._transport.aclose()
             self._transport = None
 
+    async def end_chores(self) -> None:
+        """Cancel what is done beside the runs, and wait for it."""
+        for chore in self._chores:
+            chore.cancel()
+        if self._chores:
+            await asyncio.wait(self._chores)
+
     async def drain(self) -> None:
         """Park the runs of this loop and wait until they have left."""
+        await self.end_chores()
         roots = []
         for execution in list(self.runs.values()):
             execution.leave("its runtime closed")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kitaru.errors import CredentialError, KitaruError, RunError
 from kitaru.runtime import loader
+from kitaru.runtime.children import PARENT_ENDED
 from kitaru.runtime.host import submit
 from kitaru.runtime.log import log
 from kitaru.runtime.secrets import private
@@ -43,10 +44,14 @@ async def recovered(runtime: Runtime, diverged: Collection[str]) -> list[str]:
 
 async def _resumed(runtime: Runtime, run: str) -> bool:
     try:
-        flow = loader.loaded_flow((await runtime.first_event(run)).flow)
-        if flow is not None:
+        first = await runtime.first_event(run)
+        flow = loader.loaded_flow(first.flow)
+        if flow is None:
+            return False
+        if first.parent is not None and first.parent.on_end != "abandon":
+            await runtime.cancel(run, PARENT_ENDED)
+        else:
             await runtime.claim_and_resume(run, flow)
-            return True
     except RunError:
         # Another process was quicker.
         return False
@@ -54,6 +59,8 @@ async def _resumed(runtime: Runtime, run: str) -> bool:
         log().info("recover.waiting", run_id=run, why=error.message)
     except KitaruError as error:
         log().warning("recover.failed", run_id=run, error=str(error))
+    else:
+        return True
     return False
 
 

@@ -119,7 +119,7 @@ EXECUTE: Final = Decision(Verdict.EXECUTE, "not recorded")
 WAIT: Final = Decision(Verdict.WAIT)
 OVERRIDE: Final = Decision(Verdict.OVERRIDE)
 NO_RULES: Final = Rules()
-CODED: Final = frozenset({"step", "flow"})
+CODED: Final = frozenset({"step", "flow", "start"})
 """The kinds whose outcome depends on the project's code; without source they count as changed."""
 
 

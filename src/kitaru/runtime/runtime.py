@@ -28,9 +28,10 @@ from kitaru.runtime import loader
 from kitaru.runtime.arguments import Duration, flag_of, seconds_of, text_of
 from kitaru.runtime.background import BackgroundLoop
 from kitaru.runtime.blobs import blob_of
-from kitaru.runtime.children import drop_failures, start_child
+from kitaru.runtime.call import current_place
+from kitaru.runtime.children import drop_failures
 from kitaru.runtime.execution import Execution
-from kitaru.runtime.flow import Flow, FlowWork, child_id
+from kitaru.runtime.flow import Flow, FlowWork
 from kitaru.runtime.fork import Fork, ReplayOptions, replay
 from kitaru.runtime.handle import RunHandle, ended, left
 from kitaru.runtime.history import PYTHON, History, kitaru_version
@@ -42,6 +43,7 @@ from kitaru.runtime.secrets import private as privates
 from kitaru.runtime.secrets.bound import bound
 from kitaru.runtime.secrets.private import RunSecrets
 from kitaru.runtime.secrets.vault import Vault
+from kitaru.runtime.starting import run_inside, start_inside
 from kitaru.runtime.stores import store_at
 from kitaru.store.events import (
     FINISHED,
@@ -57,7 +59,6 @@ from kitaru.store.protocol import Append, Lease, Recorded, Store
 
 if TYPE_CHECKING:
     from kitaru.adapters.secret import SecretStr
-    from kitaru.runtime.flight import Flight
     from kitaru.runtime.secrets.image import ImageSettings
 
 P = ParamSpec("P")
@@ -100,7 +101,7 @@ class Runtime:
         self.replay_grace = seconds_of(replay_grace, "replay_grace")
         self.patience = seconds_of(patience, "patience")
         self._recover = flag_of(recover, "recover")
-        self._recover_every = seconds_of(recover_every, "recover_every", zero=False)
+        self.recover_every = seconds_of(recover_every, "recover_every", zero=False)
         self._hosts: dict[asyncio.AbstractEventLoop, Host] = {}
         self._executions: dict[str, Execution] = {}
         self._diverged: set[str] = set()
@@ -109,7 +110,6 @@ class Runtime:
         self._opened: Future[None] | None = None
         self._background: BackgroundLoop | None = None
         self._pool: ThreadPoolExecutor | None = None
-        self._recovery: asyncio.Task[None] | None = None
         self._taking: dict[asyncio.Task[Any], str] = {}
         self._pid = os.getpid()
         self._closed = False
@@ -120,7 +120,7 @@ class Runtime:
         await self.open()
         if self._recover:
             await self.recover()
-            self._recovery = asyncio.create_task(self._keep_recovering())
+            self.host().spawn(self._keep_recovering())
         return self
 
     async def __aexit__(
@@ -170,10 +170,8 @@ class Runtime:
             return
         self._closed = True
         here_ = asyncio.get_running_loop()
-        if self._recovery is not None:
-            self._recovery.cancel()
-            await asyncio.wait([self._recovery])
-            self._recovery = None
+        if here_ in self._hosts:
+            await self._hosts[here_].end_chores()
         if taking := [task for task in self._taking if task.get_loop() is here_]:
             await asyncio.wait(taking)
         for loop, host in list(self._hosts.items()):
@@ -257,24 +255,32 @@ class Runtime:
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
-    async def start(self, flow: Flow[P, T], /, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
+    def start(self, flow: Flow[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, RunHandle[T]]:
         """Start a run on this loop. An id that exists already gives that run's handle: one that nobody owns is resumed,
-        one owned elsewhere is followed, a finished one is given as it is.
+        one owned elsewhere is followed, a finished one is given as it is. In a flow it is a child run.
 
         Raises:
-            UsageError: The inputs do not fit, or the id belongs to another flow or other inputs.
+            UsageError: The inputs do not fit, or the id belongs to another flow or other inputs; in a checkpoint.
             EncodeError: An input cannot be recorded.
             StoreError: The run could not be recorded.
         """
         loader.startable(flow)
+        place = current_place()
+        return self._start(flow, args, kwargs) if place is None else start_inside(place, self, flow, args, kwargs)
+
+    async def _start(self, flow: Flow[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunHandle[T]:
         run = valid_run_id(flow.run_id) if flow.run_id is not None else new_run_id()
         given = RunSecrets(self.vault, run)
         data, fingerprint = await privates.encoded_inputs(self, flow.work, flow.inputs_of(args, kwargs), given)
         return await self.start_encoded(flow.work, run, data, fingerprint, image=flow.image, inputs=given.inputs)
 
     def run(self, flow: Flow[P, T], /, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
-        """Start a run on the background loop, from sync code; raises as `start` does."""
-        return self.background(self.start(flow, *args, **kwargs)).result()
+        """Start a run on the background loop, from sync code; raises as `start` does. In a flow it is a child run."""
+        loader.startable(flow)
+        place = current_place()
+        if place is not None:
+            return run_inside(place, self, flow, args, kwargs)
+        return self.background(self._start(flow, args, kwargs)).result()
 
     async def _kept(self, run: str, taking: Coroutine[Any, Any, RunHandle[T]]) -> RunHandle[T]:
         """Finish what makes this process the owner of `run` even if whoever waits for it gives up: an owned run that
@@ -539,7 +545,7 @@ class Runtime:
 
     async def _keep_recovering(self) -> None:
         while True:
-            await asyncio.sleep(self._recover_every)
+            await asyncio.sleep(self.recover_every)
             await self.recover()
 
     def ended(self, execution: Execution) -> None:
@@ -556,18 +562,13 @@ class Runtime:
 
     # -- child runs ---------------------------------------------------------------------------------------------------
 
-    async def start_child(self, parent: Execution, work: FlowWork, flight: Flight) -> RunHandle[Any]:
-        """Start, or attach to, the run that a flow's call inside a flow stands for."""
-        return await start_child(self, parent, work, flight)
-
-    def cancel_child(self, flight: Flight) -> None:
+    def cancel_child(self, parent: str, run: str) -> None:
         """The parent gave the child up."""
-        run = child_id(flight.execution.run, flight.key)
 
         def cancel(_: object = None) -> None:
             child = self._executions.get(run)
             if child is not None:
-                child.host.loop.call_soon_threadsafe(child.cancel, f"given up by its parent {flight.execution.run}")
+                child.host.loop.call_soon_threadsafe(child.cancel, f"given up by its parent {parent}")
 
         cancel()
         for task, taken in self._taking.items():

@@ -15,7 +15,12 @@ import msgspec
 
 SCHEMA_VERSION: Final = 1
 
-Kind: TypeAlias = Literal["step", "llm", "flow", "sleep", "timer", "now", "uuid", "random", "save", "load", "log"]
+Kind: TypeAlias = Literal[
+    "step", "llm", "flow", "sleep", "timer", "now", "uuid", "random", "save", "load", "log", "start", "handle"
+]
+
+OnParentEnd: TypeAlias = Literal["cancel", "abandon"]
+"""What becomes of a run that a flow has started when that flow's run ends."""
 
 
 class Ref(msgspec.Struct, frozen=True, array_like=True):
@@ -39,10 +44,11 @@ class FlowRef(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Parent(msgspec.Struct, frozen=True, array_like=True):
-    """The run and boundary that started a child run."""
+    """The run and boundary that started a child run. `on_end` is empty where the parent waits for the child."""
 
     run: str
     key: str
+    on_end: str = ""
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):

@@ -339,8 +339,8 @@ class Store(Protocol):
         id after which the next page starts."""
 
     async def unowned(self, flows: Sequence[str]) -> list[str]:
-        """Ids of unfinished top-level runs of these flows (of any, when empty) that nobody living owns and nobody
-        parked on purpose, with a reason that begins with `HELD`."""
+        """Ids of unfinished runs of these flows (of any, when empty) that nobody living owns and nobody parked on
+        purpose, with a reason that begins with `HELD`; of child runs only those whose parent has finished."""
 
     async def heads(self) -> list[Head]:
         """The head of every run."""

@@ -119,13 +119,15 @@ async def runs(
 
 
 async def unowned(readers: Readers, writer: Writer, flows: Sequence[str]) -> list[str]:
-    """Ids of unfinished top-level runs that wait for an owner."""
+    """Ids of unfinished runs that wait for an owner, and have no parent that would resume them."""
     alive = await living(readers, writer)
     of_flows = f"flow IN ({_marks(flows)}) AND" if flows else ""
+    ended = sorted(FINISHED)
     rows = await readers.fetch(
         f"SELECT id FROM runs LEFT JOIN owned ON owned.run = no WHERE {of_flows} status IN ('running', 'parked') "
-        f"AND (status = 'running' OR substr(note, 1, ?) != ?) AND parent IS NULL AND {_not_by(alive)} ORDER BY no",
-        (*flows, len(HELD), HELD, *alive),
+        f"AND (status = 'running' OR substr(note, 1, ?) != ?) AND {_not_by(alive)} AND (parent IS NULL OR EXISTS "
+        f"(SELECT 1 FROM runs AS over WHERE over.id = runs.parent AND over.status IN ({_marks(ended)}))) ORDER BY no",
+        (*flows, len(HELD), HELD, *alive, *ended),
     )
     return [cast("str", name) for (name,) in rows]
 

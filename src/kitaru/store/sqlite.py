@@ -318,8 +318,8 @@ class SqliteStore:
         )
 
     async def unowned(self, flows: Sequence[str]) -> list[str]:
-        """Ids, oldest first, of unfinished top-level runs that nobody living owns and nobody parked on purpose (with a
-        reason that begins with `HELD`).
+        """Ids, oldest first, of unfinished runs that nobody living owns and nobody parked on purpose (with a reason
+        that begins with `HELD`); of child runs only those whose parent has finished.
 
         Args:
             flows: Only runs of these flows; of any when empty.

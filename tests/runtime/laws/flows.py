@@ -346,6 +346,14 @@ async def play_child(node: Node, x: int) -> int:
     return await outcome(asynchronous(json.dumps(node[2][0]), x))
 
 
+async def play_started(node: Node, x: int) -> int:
+    handle = await asynchronous.start(json.dumps(node[2][0]), x)
+    y = await outcome(step(node[1], x))
+    result = handle.result()
+    assert isinstance(result, Call)
+    return mix(y, await outcome(result))
+
+
 async def play_shared(node: Node, x: int) -> int:
     """One call that several tasks wait for."""
     call = step(node[1], x)
@@ -525,6 +533,9 @@ def play_in_thread(node: Node, x: int) -> int:
         return x
     if kind == "child":
         return loaded(asynchronous(json.dumps(node[2][0]), x))
+    if kind == "started":
+        handle = asynchronous.run(json.dumps(node[2][0]), x)
+        return mix(loaded(step(number, x)), handle.wait())
     if kind == "handles":
         first = step.submit(number, x)
         second = step.submit(number + 1000, first.ref)

@@ -30,6 +30,7 @@ LEAVES: Final = (
 BRANCHES: Final = (
     "seq", "seq", "seq", "gather", "gather", "calls", "group", "anyio", "kgather", "kmap", "scope", "orphan", "try",
     "completed", "kcompleted", "first", "hedge", "queue", "cancel", "krace", "waitfor", "ktimeout", "child", "shared",
+    "started",
 )  # fmt: skip
 OF_TIMERS: Final = frozenset({"waitfor"})
 """A timer of the flow's own decides something: kept out of races, whose order it would leave undefined."""
@@ -64,7 +65,7 @@ class Maker:
         if kind in ("calls", "kmap", "kcompleted", "queue", "waitfor", "ktimeout", "shared"):
             return [kind, number, few, self.random.randint(0, 5)]
         inside = racing or kind in RACES
-        if kind in ("scope", "child", "krace"):
+        if kind in ("scope", "child", "started", "krace"):
             few = 1
         elif kind in ("orphan", "cancel"):
             few = 2
@@ -92,6 +93,7 @@ def spec_of(seed: int) -> Node:
             "pool",
             "nap",
             "child",
+            "started",
             "handles",
             "own",
         )
@@ -99,7 +101,9 @@ def spec_of(seed: int) -> Node:
         for _ in range(maker.random.randint(2, 6)):
             kind = maker.random.choice(kinds)
             number = maker.fresh()
-            steps.append([kind, number, [maker.node(1)] if kind == "child" else maker.random.randint(2, 4)])
+            steps.append(
+                [kind, number, [maker.node(1)] if kind in ("child", "started") else maker.random.randint(2, 4)]
+            )
         return ["thread", 0, steps]
     failing = choice > 0.95
     few = maker.random.randint(1, 3)

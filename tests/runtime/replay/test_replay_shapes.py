@@ -8,8 +8,9 @@ import pytest
 
 from kitaru import ReplayOptions, RunCancelledError
 from kitaru.adapters.standin import StandInServer
+from kitaru.errors import EffectsError
 from kitaru.runtime import history as histories
-from kitaru.runtime.flow import child_id
+from kitaru.runtime.children import child_id
 from kitaru.store.events import Reused, StepCancelled, StepCompleted
 from tests.runtime.replay import noted
 from tests.runtime.replay.project import Project
@@ -387,3 +388,76 @@ async def test_a_method_overridden_in_a_subclass_is_what_its_checkpoint_depends_
     project.edit(('text + "."', 'text + ".."'))
     seen = await project.replay("reviewed", source=seen.run)
     assert (seen.result, seen.ran) == ("a..b!!", ["review a"])
+
+
+STARTED = """
+@checkpoint
+async def inner(text):
+    ran("inner")
+    return text + "!"
+
+
+@checkpoint
+async def last(text):
+    ran("last")
+    return text + "."
+
+
+@flow
+async def child(text):
+    return await last(await inner(text))
+
+
+@flow
+async def parent(text):
+    handle = await child.OPTIONS.start(text)
+    return await handle.result()
+"""
+
+
+async def test_a_started_child_is_reused_where_nothing_changed(project: Project) -> None:
+    project.load(STARTED.replace("OPTIONS", "options()"))
+    await project.run("parent", "a")
+    seen = await project.replay("parent")
+    assert (seen.result, seen.ran, seen.executed) == ("a!.", [], [])
+    assert len(await project.runtime.store.runs()) == 3
+
+
+async def test_of_a_started_child_only_what_changed_runs_again(project: Project) -> None:
+    project.load(STARTED.replace("OPTIONS", "options()"))
+    await project.run("parent", "a")
+    project.edit(('text + "."', 'text + "?"'))
+    seen = await project.replay("parent")
+    assert (seen.result, seen.ran) == ("a!?", ["last"])
+    assert seen.executed == ["child", "child.result"]
+
+
+async def test_a_replay_gives_its_children_ids_of_their_own(project: Project) -> None:
+    project.load(STARTED.replace("OPTIONS", 'options(run_id="chat")'))
+    await project.run("parent", "a")
+    project.edit(('text + "."', 'text + "?"'))
+    seen = await project.replay("parent")
+    assert (seen.result, seen.ran) == ("a!?", ["last"])
+    assert (await project.runtime.store.run("chat")).parent == "source"
+
+
+async def test_a_child_that_may_outlive_its_parent_is_not_started_again_unasked(project: Project) -> None:
+    project.load(STARTED.replace("OPTIONS", 'options(on_parent_end="abandon")'))
+    await project.run("parent", "a")
+    project.edit(('text + "."', 'text + "?"'))
+    assert (await project.replay("parent")).ran == []
+    options = ReplayOptions(inputs={"text": "b"})
+    refused = await project.replay("parent", options)
+    assert isinstance(refused.error, EffectsError)
+    assert refused.ran == []
+    options = ReplayOptions(inputs={"text": "b"}, allow_effects=("child",))
+    assert (await project.replay("parent", options)).result == "b!?"
+
+
+async def test_a_dry_run_and_a_verification_start_no_child(project: Project) -> None:
+    project.load(STARTED.replace("OPTIONS", "options()"))
+    await project.run("parent", "a")
+    project.edit(('text + "."', 'text + "?"'))
+    fork = await project.runtime.replay("source", ReplayOptions(dry_run=True), project.flow("parent"))
+    assert list(fork.would_run) == ["child"]
+    assert len(await project.runtime.store.runs()) == 2

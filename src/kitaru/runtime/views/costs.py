@@ -407,7 +407,7 @@ class _Sources:
             async for found in self.of(before):
                 yield found
             return
-        if reuse.event.kind == "flow":
+        if reuse.event.kind in ("flow", "start"):
             if (child := source.children.get(reuse.key)) is not None:
                 async for found in self._whole(child):
                     yield found

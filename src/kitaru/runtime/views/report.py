@@ -11,7 +11,7 @@ import msgspec
 from kitaru.errors import KitaruError, NotFoundError
 from kitaru.runtime import history as histories
 from kitaru.runtime.calls.answered import outcome_of
-from kitaru.runtime.flow import child_id
+from kitaru.runtime.children import child_id
 from kitaru.runtime.history import History
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.replay import Record
@@ -179,7 +179,7 @@ class _Compared:
         event = record.event
         why = await self._why(record, was)
         child = None
-        if event.kind == "flow":
+        if event.kind in ("flow", "start"):
             child = await self._child(record.key)
         output = "new" if was is None else await self._output(record, was)
         if event.kind == "load" and output == "same":
