@@ -3,6 +3,7 @@
     KitaruError
     ├── UsageError                 the call cannot be right; nothing happened
     │   ├── ForkedProcessError     a forked child touched its parent's runtime
+    │   ├── NotAwaitedError        an attribute of a call that was not awaited (also an AttributeError)
     │   └── UnsupportedError       a binding setting that the provider or model lacks
     ├── NotFoundError              no such run, flow, alias, artifact
     │   └── AmbiguousError         a prefix or selector that fits several
@@ -71,6 +72,12 @@ class ForkedProcessError(UsageError):
     """A forked child touched a runtime or store that its parent opened."""
 
     code = "forked"
+
+
+class NotAwaitedError(UsageError, AttributeError):
+    """An attribute of a call was asked for before the call was awaited."""
+
+    code = "not_awaited"
 
 
 class UnsupportedError(UsageError):

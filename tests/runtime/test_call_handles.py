@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import gc
+import inspect
+import math
+import operator
+import os
+import pickle
 import warnings
 from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -287,6 +297,18 @@ MISUSES: dict[str, Callable[[Call[list[str]]], object]] = {
     "equals": lambda call: call == ["a", "b"],
     "differs": lambda call: call != ["a", "b"],
 }
+BINARY: list[Callable[[Any, Any], object]] = [
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, operator.pow,
+    operator.lshift, operator.rshift, operator.and_, operator.or_, operator.xor, operator.matmul, operator.lt,
+    operator.le, operator.gt, operator.ge, divmod,
+]  # fmt: skip
+UNARY: list[Callable[[Any], object]] = [
+    int, float, complex, bytes, abs, round, reversed, operator.neg, operator.pos, operator.invert, operator.index,
+    math.trunc, math.floor, math.ceil, os.fspath, range, Path,
+    lambda call: operator.setitem(call, 0, 2),
+    lambda call: operator.delitem(call, 0), lambda call: [1, 2][call], "%d".__mod__,
+    lambda call: sorted([call, 1]), lambda call: sum([1, call]), lambda call: call.upper, lambda call: call.upper(),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("misuse", MISUSES)
@@ -302,6 +324,72 @@ async def test_an_async_handle_used_as_a_value_says_await_it(runtime: Runtime, m
         return await call
 
     assert await run_of(runtime, body) == ["a", "b"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+async def test_every_operation_of_an_async_handle_says_await_it(runtime: Runtime, finished: bool) -> None:
+    async def body() -> object:
+        call = words()
+        if finished:
+            await call
+        uses: list[Callable[[Any], object]] = [
+            *UNARY,
+            *(partial(use, 2) for use in BINARY),
+            *(lambda call, use=use: use(call, 2) for use in BINARY),
+        ]
+        for use in uses:
+            with pytest.raises(UsageError, match=r"(?s)as a value before it was awaited.*await words\(\.\.\.\)"):
+                use(call)
+        await call
+        return len(uses)
+
+    assert await run_of(runtime, body) == len(UNARY) + 2 * len(BINARY)
+
+
+async def test_whoever_looks_at_a_handle_finds_no_value_and_no_error(runtime: Runtime) -> None:
+    async def body() -> object:
+        handle = double(1)
+        call: Any = handle
+        assert not hasattr(call, "upper")
+        assert not hasattr(call, "task")
+        assert not hasattr(call, "__enter__")
+        assert not callable(call)
+        assert getattr(call, "model_dump", None) is None
+        assert inspect.isawaitable(handle)
+        assert asyncio.iscoroutine(handle)
+        assert dict(inspect.getmembers(call))["key"] == "double"
+        assert mock.Mock(spec=call).key is not None
+        assert copy.copy(call) is call
+        assert copy.deepcopy([call]) == [call]
+        assert dataclasses.asdict(Pair(call, 2))["left"] is call
+        assert Pair(call, 2) == Pair(call, 2)
+        assert dataclasses.replace(Pair(call, 2), right=3).left is call
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            pickle.dumps(call)
+        assert hash(call) == hash(call)
+        return await total([handle.ref, 1])
+
+    assert await run_of(runtime, body) == 3
+
+
+def test_a_handle_of_a_sync_flow_has_the_operators_and_attributes_of_its_value() -> None:
+    @checkpoint
+    def number() -> int:
+        return 7
+
+    @checkpoint
+    def text() -> str:
+        return "tides"
+
+    @flow
+    def body() -> list[object]:
+        seven, tides = number(), text()
+        return [
+            seven.ref + 1, 1 + seven.ref, -seven.ref, seven.ref < 8, divmod(seven.ref, 2), divmod(50, seven.ref),
+            float(seven.ref), len([0] * seven.ref), tides.ref.upper(), hasattr(tides, "nothing"), round(seven.ref),
+        ]  # fmt: skip
+
+    assert body.run().wait() == [8, 8, -7, True, (3, 1), (7, 1), 7.0, 7, "TIDES", False, 7]
 
 
 async def test_handles_compare_by_identity_and_can_be_keys(runtime: Runtime) -> None:

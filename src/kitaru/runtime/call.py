@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iter
 from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeGuard, TypeVar, cast
 
-from kitaru.errors import Suspended, UsageError
+from kitaru.errors import NotAwaitedError, Suspended, UsageError
 from kitaru.runtime.keys import Place, here
+from kitaru.runtime.operators import add_operators
 from kitaru.runtime.raised import UNFIT, for_task, raise_unchanged
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
             UsageError: It was not submitted from async code.
         """
         if self._task is None:
-            raise UsageError(f"{self.work.name} at {self.where} was not submitted", hint="Call .submit() first.")
+            raise self._not_submitted()
         return self._task
 
     def submit(self) -> Call[T_co]:
@@ -229,9 +230,36 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
 
     def _refuse(self) -> NoReturn:
         raise UsageError(
-            f"{self.work.name} at {self.where} is used as a value before it was awaited",
-            hint=f"Write `await {self.work.name}(...)`, or hand the call itself to another checkpoint.",
+            f"{self.work.name} at {self.where} is used as a value before it was awaited", hint=self._await_it()
         )
+
+    def _await_it(self) -> str:
+        return f"Write `await {self.work.name}(...)`, or hand the call itself to another checkpoint."
+
+    def _not_submitted(self) -> NotAwaitedError:
+        return NotAwaitedError(f"{self.work.name} at {self.where} was not submitted", hint="Call .submit() first.")
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # Whoever looks for what objects of some kind have, asyncio among them, has to be told that it has not.
+            if name.startswith("_") or name in _OWN:
+                raise self._not_submitted() if name == "task" else AttributeError(f"a Call has no attribute {name!r}")
+            if self._state == DONE and (self.place is None or self.place.thread is not None):
+                return getattr(self._value, name)
+            raise NotAwaitedError(
+                f"{self.work.name} at {self.where} is used as a value before it was awaited: .{name} of it",
+                hint=self._await_it(),
+            )
+
+    def __copy__(self) -> Call[T_co]:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Call[T_co]:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be pickled: it belongs to its run. Await it, and pickle its value")
 
     def __str__(self) -> str:
         return str(self._plain())
@@ -278,6 +306,11 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
         place = self.place
         if place is None or not place.execution.leaving:
             warnings.warn(f"{self.work.name} at {self.where} was never awaited", RuntimeWarning, stacklevel=2)
+
+
+_OWN: Final = frozenset(vars(Call))
+
+add_operators(Call, Call._plain)
 
 
 def unawaited(value: object) -> TypeGuard[Awaitable[object]]:

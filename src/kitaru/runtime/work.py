@@ -254,11 +254,10 @@ def make_call(work: Work, place: Place | None, args: tuple[Any, ...], kwargs: di
     """A handle for one call of `work`, its inputs encoded if they can be already."""
     inputs = Inputs(args, kwargs)
     if place is not None:
-        place.execution.secrets.check_text(work.name, "the name of a boundary")
         try:
             work.encode_inputs(inputs)
         except Unresolved:
             pass
         else:
-            place.execution.secrets.check(inputs.data or b"", f"{work.name}(): inputs")
+            place.execution.secrets.check_call(work.name, inputs.data or b"")
     return Call(work, place, inputs, frame)
