@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from kitaru import Runtime, StepTimeoutError, UsageError, checkpoint, flow
-from kitaru.store.events import StepCompleted, StepFailed
+from kitaru.store.events import StepCompleted, StepFailed, StepStarted
 from tests.runtime.runs import PATIENCE, of_type, resumed, run_of, stopped
 
 # -- retries ----------------------------------------------------------------------------------------------------------
@@ -236,23 +236,76 @@ async def test_a_sync_step_that_times_out_is_told_as_possibly_still_running(runt
     assert told.endswith("its thread is possibly still running")
 
 
-async def test_a_timed_out_sync_step_is_not_retried_while_its_thread_runs(runtime: Runtime) -> None:
-    go, running, most = threading.Event(), [0], [0]
+async def test_no_attempt_is_spent_while_the_thread_of_a_timed_out_one_runs(runtime: Runtime) -> None:
+    go, threads = threading.Event(), []
 
-    @checkpoint(timeout=0.2, retries=5, backoff=0)
+    @checkpoint(timeout=0.05, retries=2, backoff=0, effects=True)
     def slow_once() -> str:
-        running[0] += 1
-        most[0] = max(most[0], running[0])
+        threads.append(threading.current_thread())
+        if len(threads) == 1:
+            go.wait(PATIENCE)
+        return f"done by thread {len(threads)}"
+
+    async def body() -> object:
+        # Longer than all attempts would have taken.
+        asyncio.get_running_loop().call_later(0.4, go.set)
+        return await slow_once()
+
+    assert await run_of(runtime, body) == "done by thread 2"
+    assert [event.attempt for event in await of_type(runtime, "r", StepStarted)] == [1, 2]
+    assert [event.attempt for event in await of_type(runtime, "r", StepFailed)] == [1]
+
+
+async def test_a_sync_steps_time_begins_when_a_thread_runs_it(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kitaru.runtime.runtime.CHECKPOINT_THREADS", 1)
+    go = threading.Event()
+
+    @checkpoint
+    def occupies() -> None:
         go.wait(PATIENCE)
-        running[0] -= 1
+
+    @checkpoint(timeout=0.1)
+    def quick() -> str:
         return "done"
 
     async def body() -> object:
+        first = occupies().submit()
+        second = quick().submit()
         asyncio.get_running_loop().call_later(0.3, go.set)
-        return await slow_once()
+        await first
+        return await second
 
     assert await run_of(runtime, body) == "done"
-    assert most == [1]
+
+
+async def test_a_sync_step_given_up_before_a_thread_took_it_never_runs(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kitaru.runtime.runtime.CHECKPOINT_THREADS", 1)
+    go, ran = threading.Event(), []
+
+    @checkpoint
+    def occupies() -> None:
+        go.wait(PATIENCE)
+
+    @checkpoint(timeout=60)
+    def waits_for_a_thread(name: str) -> None:
+        ran.append(name)
+
+    async def body() -> None:
+        first = occupies().submit()
+        given_up = waits_for_a_thread("given up").submit()
+        await asyncio.sleep(0.02)
+        given_up.task.cancel()
+        await asyncio.wait([given_up.task])
+        go.set()
+        await first
+        await waits_for_a_thread("wanted")
+
+    await run_of(runtime, body)
+    assert ran == ["wanted"]
 
 
 async def test_overlap_lets_a_retry_start_while_the_thread_runs(runtime: Runtime) -> None:

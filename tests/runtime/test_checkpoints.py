@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+from contextvars import ContextVar
 
 import pytest
 
-from kitaru import EncodeError, Runtime, checkpoint, flow
+from kitaru import Checkpoint, EncodeError, Runtime, checkpoint, flow
 from kitaru.store.events import StepCompleted, StepFailed
 from tests.runtime.runs import keys_of, of_type, resumed, run_of, stopped
 
@@ -252,3 +253,71 @@ async def test_typed_outcomes_come_back_as_what_they_were_on_both_runs(store_url
     first_time = False
     await resumed(store_url, body, "r")
     assert seen == [(Shop("Ada"), frozenset({1, 2}))] * 2
+
+
+# -- context variables ------------------------------------------------------------------------------------------------
+
+USER: ContextVar[str] = ContextVar("user", default="anonymous")
+
+
+@checkpoint
+async def logs_in() -> str:
+    USER.set("ada")
+    await asyncio.sleep(0)
+    return USER.get()
+
+
+@checkpoint
+def logs_in_on_a_thread() -> str:
+    USER.set("ada")
+    return USER.get()
+
+
+@checkpoint(timeout=60)
+async def logs_in_in_time() -> str:
+    return await logs_in()
+
+
+@checkpoint(timeout=60)
+def logs_in_in_time_on_a_thread() -> str:
+    USER.set("ada")
+    return USER.get()
+
+
+LOGINS = (logs_in, logs_in_on_a_thread, logs_in_in_time, logs_in_in_time_on_a_thread)
+
+
+@pytest.mark.parametrize("login", LOGINS, ids=lambda step: step.name)
+async def test_a_context_variable_set_in_a_step_ends_with_the_step(
+    runtime: Runtime, login: Checkpoint[[], str]
+) -> None:
+    @checkpoint
+    async def whole() -> tuple[str, str]:
+        return await login(), USER.get()
+
+    @flow
+    async def asynchronous() -> object:
+        return [await login(), USER.get(), await login().submit(), USER.get(), *await whole(), USER.get()]
+
+    @flow
+    def threaded() -> object:
+        return [login().load(), USER.get(), login.submit().load(), USER.get(), *whole().load(), USER.get()]
+
+    for one in (asynchronous, threaded):
+        assert await (await runtime.start(one)).result() == ["ada", "anonymous"] * 3 + ["anonymous"]
+
+
+async def test_a_step_sees_the_context_variables_of_its_flow(runtime: Runtime) -> None:
+    @checkpoint
+    async def seen() -> str:
+        return USER.get()
+
+    @checkpoint
+    def seen_on_a_thread() -> str:
+        return USER.get()
+
+    async def body() -> object:
+        USER.set("grace")
+        return [await seen(), await seen_on_a_thread()]
+
+    assert await run_of(runtime, body) == ["grace", "grace"]

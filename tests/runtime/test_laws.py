@@ -66,6 +66,7 @@ SMALL: dict[str, Node] = {
         0,
         [["own", 1, 1], ["seq", 2, [["own", 3, 2], ["step", 4, 1]]], ["own", 5, 3], ["own", 6, 3]],
     ],
+    "context variables set by steps": ["gather", 0, [["context", 1, 1], ["context", 2, 2], ["context", 3, 2]]],
     "a failure that nobody catches": ["gather", 0, [["step", 1, 1], ["seq", 2, [["step", 3, 1], ["raise", 4, 1]]]]],
 }
 

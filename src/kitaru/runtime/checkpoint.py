@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import functools
 import inspect
@@ -12,6 +13,7 @@ import types
 import typing
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
@@ -21,6 +23,7 @@ from kitaru.runtime.annotations import types_in
 from kitaru.runtime.arguments import Duration, count_of, flag_of, names_of, seconds_of, tuple_of
 from kitaru.runtime.call import Call, current_place, unawaited
 from kitaru.runtime.functions import as_function, mark_async
+from kitaru.runtime.isolated import Isolated
 from kitaru.runtime.keys import Place, here, valid_name
 from kitaru.runtime.threads import IN_THREAD, WaitingThread, submit, wait_for
 from kitaru.runtime.work import SCALARS, Inputs, Parameters, Work, input_stand_in, make_call, stand_in
@@ -163,49 +166,53 @@ class CheckpointWork(Work):
         return policy.delay(attempt, asked=None, chance=random.random())  # noqa: S311  # no secret: it spreads retries
 
     async def perform(self, flight: Flight) -> object:
-        function, inputs = self.function, flight.call.inputs
         place = Place(
             flight.execution,
             f"{flight.key}>{flight.attempt}/",
             inside=flight,
             thread=None if self.is_async else IN_THREAD,
         )
-        token = here.set(place)
-        try:
-            if self.options.timeout is not None:
-                return await self._within(self.options.timeout, flight, place)
-            if self.is_async:
-                return await function(*inputs.args, **inputs.kwargs)
-            body = functools.partial(function, *inputs.args, **inputs.kwargs)
-            waiting = flight.party if isinstance(flight.party, WaitingThread) else None
-            value = await (waiting.run(body) if waiting is not None else flight.execution.host.in_pool(body))
-            return await _of_wrapper(value, place) if unawaited(value) else value
-        finally:
-            here.reset(token)
+        # A copy, so that what the step sets there ends with it, as it does where its outcome is reused.
+        context = copy_context()
+        context.run(here.set, place)
+        body = functools.partial(self.function, *flight.call.inputs.args, **flight.call.inputs.kwargs)
+        if self.options.timeout is not None:
+            return await self._within(self.options.timeout, flight, context, body)
+        if self.is_async:
+            return await Isolated(context, body())
+        waiting = flight.party if isinstance(flight.party, WaitingThread) else None
+        value = await (waiting or flight.execution.host).run(body, context)
+        return await _of_wrapper(value, place, context) if unawaited(value) else value
 
-    async def _within(self, timeout: float, flight: Flight, place: Place) -> object:
-        inputs = flight.call.inputs
-        ran_on = ""
-        limit = asyncio.timeout(timeout)
+    async def _within(self, timeout: float, flight: Flight, context: Context, body: Callable[[], Any]) -> object:
+        loop = flight.execution.host.loop
+        limit = asyncio.timeout(timeout if self.is_async else None)
+
+        def in_thread() -> object:
+            # Not from before: it may have waited for a thread.
+            loop.call_soon_threadsafe(_begin_limit, limit, timeout)
+            return body()
+
         try:
             async with limit:
                 if self.is_async:
-                    return await self.function(*inputs.args, **inputs.kwargs)
-                if flight.thread is not None and not self.options.overlap:
-                    await asyncio.wait([flight.thread])
-                flight.thread = flight.execution.host.in_pool(
-                    functools.partial(self.function, *inputs.args, **inputs.kwargs)
-                )
-                ran_on = "; its thread is possibly still running"
+                    return await Isolated(context, body())
+                flight.thread = flight.execution.host.run(in_thread, context)
                 value = await asyncio.shield(flight.thread)
-                ran_on = ""
-                return await _of_wrapper(value, place) if unawaited(value) else value
+                return await _of_wrapper(value, context[here], context) if unawaited(value) else value
+        except asyncio.CancelledError:
+            if flight.thread is not None:
+                flight.thread.cancel()
+            raise
         except TimeoutError as error:
             if not limit.expired():
                 raise
+            ran_on = flight.thread is not None and not flight.thread.done()
+            if self.options.overlap:
+                flight.thread = None
             raise StepTimeoutError(
                 f"{self.name} (run {flight.execution.run}, {flight.key}, attempt {flight.attempt}) ran longer than "
-                f"{timeout:g} s{ran_on}"
+                f"{timeout:g} s{'; its thread is possibly still running' if ran_on else ''}"
             ) from error
 
     async def run(self, call: Call[Any]) -> object:
@@ -239,10 +246,18 @@ class _Unfinished(Work):
         return await self._value
 
 
-async def _of_wrapper(value: Awaitable[object], place: Place) -> object:
+async def _of_wrapper(value: Awaitable[object], place: Place | None, context: Context) -> object:
     """Await on the loop what a sync wrapper round an async function returned from its thread."""
+    assert place is not None
     place.thread = None
-    return await value
+    return await Isolated(context, value)
+
+
+def _begin_limit(limit: asyncio.Timeout, seconds: float) -> None:
+    """The body has begun, if it has not ended already."""
+    if not limit.expired():
+        with contextlib.suppress(RuntimeError):
+            limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 class Checkpoint(Generic[P, T]):

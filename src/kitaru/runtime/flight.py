@@ -55,12 +55,11 @@ class Flight:
         self.known: list[Record] = []
         """Finished children of an attempt that the process died in, to be reused by the attempt that repeats it."""
 
-    def begin(self) -> None:
-        """The running task performs it from now on."""
-        self.task = task = asyncio.current_task()
-        assert task is not None
+    def begin(self, task: asyncio.Task[Any]) -> None:
+        """The running task, `task`, performs it from now on."""
+        self.task = task
         # One that was asked for and has not struck yet comes from outside.
-        self._cancels = task.cancelling() - bool(getattr(task, "_must_cancel", False))
+        self._cancels = task.cancelling() - _about_to_strike(task)
 
     def raised(self, error: BaseException) -> bool:
         """Whether the work itself raised `error`, which the calling frame caught: then it has failed."""
@@ -73,7 +72,7 @@ class Flight:
         """Take back what the work has asked of its own task: it has ended."""
         task, own, self.own_cancels = self.task, self.own_cancels, 0
         assert task is not None
-        pending = getattr(task, "_must_cancel", False) and task.cancelling() - self._cancels <= own
+        pending = _about_to_strike(task) and task.cancelling() - self._cancels <= own
         for _ in range(own):
             asyncio.Task.uncancel(task)
         if pending:
@@ -87,3 +86,18 @@ class Flight:
             if not record.claimed and name_of(record.key) == name and record.event.fingerprint == fingerprint:
                 return record
         return None
+
+
+def _about_to_strike(task: asyncio.Task[Any]) -> bool:
+    """Whether the running task gets a cancellation as soon as it waits."""
+    try:
+        return bool(task._must_cancel)  # type: ignore[attr-defined]  # it has no public name
+    except AttributeError:
+        return False
+
+
+def running_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any]:
+    """The task that runs on `loop` now: inside a boundary there is one."""
+    task = asyncio.current_task(loop)
+    assert task is not None
+    return task

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
 from kitaru.runtime.keys import install_task_factory
@@ -40,10 +40,10 @@ class Host:
         self._farewell: AsyncGenerator[None, None] | None = None
         install_task_factory(loop)
 
-    def in_pool(self, function: Callable[[], object]) -> asyncio.Future[object]:
-        """Run a sync checkpoint's body on the pool's threads, on which flows never run, in a copy of this context."""
+    def run(self, function: Callable[[], object], context: Context) -> asyncio.Future[object]:
+        """Run a sync checkpoint's body on the pool's threads, on which flows never run, in `context`."""
         future: asyncio.Future[object] = self.loop.create_future()
-        job = self.runtime.pool.submit(report, self.loop, future, functools.partial(copy_context().run, function))
+        job = self.runtime.pool.submit(report, self.loop, future, functools.partial(context.run, function))
         # One that nobody waits for any more, and that no thread has begun, is not begun.
         future.add_done_callback(lambda done: job.cancel() if done.cancelled() else None)
         return future

@@ -11,7 +11,7 @@ from kitaru.errors import (
 )
 from kitaru.runtime.blobs import INLINE_LIMIT, blob_of
 from kitaru.runtime.call import Call
-from kitaru.runtime.flight import Flight
+from kitaru.runtime.flight import Flight, running_task
 from kitaru.runtime.refusals import refusal
 from kitaru.runtime.replay import Decision, Record, Verdict
 from kitaru.runtime.turns import Waiter
@@ -41,7 +41,7 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
         flight.inputs, artifacts = blob_of(flight.data)
     else:
         artifacts = None
-    flight.begin()
+    flight.begin(party if call.party is None and isinstance(party, asyncio.Task) else running_task(execution.host.loop))
     execution.flights[call.key] = flight
     waiter = Waiter(call.key, party, execution.host.loop.create_future(), "live")
     waiter.execution = execution
@@ -127,6 +127,8 @@ async def _attempts(execution: Execution, flight: Flight) -> bytes:
             execution.record_source(flight.code)
             execution.append([event], artifacts=artifacts)
             await asyncio.sleep(delay)
+            if flight.thread is not None:
+                await asyncio.wait([flight.thread])
             flight.known = []
         finally:
             if flight.own_cancels:
@@ -154,7 +156,7 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
     flight = Flight(execution, call, execution.order, call.party)
     flight.inputs, artifacts = blob_of(flight.data)
     flight.known = execution.history.children(call.key, 1)
-    flight.begin()
+    flight.begin(running_task(execution.host.loop))
     execution.flights[call.key] = flight
     cause: BaseException | None = None
     failed: StepFailed | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -36,12 +36,11 @@ class WaitingThread:
         self.ident = threading.get_ident()
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
 
-    async def run(self, function: Callable[[], object]) -> object:
-        """Run `function` on this thread and give what it gives."""
+    def run(self, function: Callable[[], object], context: Context) -> asyncio.Future[object]:
+        """Run `function` on this thread, in `context`."""
         future: asyncio.Future[object] = self.loop.create_future()
-        context = copy_context()
         self._jobs.put(lambda: report(self.loop, future, lambda: context.run(function)))
-        return await future
+        return future
 
     def wait(self, call: Call[Any], begin: Callable[[Callable[[], None]], None]) -> None:
         """Have `begin` run on the loop, and run jobs here until it says that `call` has finished."""

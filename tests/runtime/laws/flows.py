@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -146,6 +147,24 @@ async def own(number: int, x: int, way: int) -> int:
     raise OwnError(number, x)
 
 
+BY_STEPS: ContextVar[int] = ContextVar("by_steps", default=0)
+
+
+@checkpoint
+async def sets(number: int, x: int) -> int:
+    began()
+    BY_STEPS.set(BY_STEPS.get() + number)
+    await lag()
+    return mix(BY_STEPS.get(), x)
+
+
+@checkpoint
+def sets_in_a_thread(number: int, x: int) -> int:
+    began()
+    BY_STEPS.set(BY_STEPS.get() + number)
+    return mix(BY_STEPS.get(), x)
+
+
 @checkpoint
 async def outer(number: int, x: int, few: int, same: bool) -> int:
     began()
@@ -240,6 +259,11 @@ async def play_own(node: Node, x: int) -> int:
         if given_up(error):
             raise
         return mix(type(error).__name__, str(error))
+
+
+async def play_context(node: Node, x: int) -> int:
+    x = await outcome((sets, sets_in_a_thread)[node[2] % 2](node[1], x))
+    return await outcome(step(node[1], mix(x, BY_STEPS.get())))
 
 
 async def play_raise(node: Node, x: int) -> int:
@@ -517,6 +541,9 @@ def play_in_thread(node: Node, x: int) -> int:
             return loaded(fails(number, x))
         except ValueError as error:
             return mix(str(error))
+    if kind == "context":
+        x = loaded((sets, sets_in_a_thread)[few % 2](number, x))
+        return loaded(step(number, mix(x, BY_STEPS.get())))
     if kind == "own":
         try:
             return loaded(own(number, x, few))

@@ -26,6 +26,7 @@ LEAVES: Final = (
     "submit",
     "nap",
     "own",
+    "context",
 )
 BRANCHES: Final = (
     "seq", "seq", "seq", "gather", "gather", "calls", "group", "anyio", "kgather", "kmap", "scope", "orphan", "try",
@@ -96,6 +97,7 @@ def spec_of(seed: int) -> Node:
             "started",
             "handles",
             "own",
+            "context",
         )
         steps: list[Node] = []
         for _ in range(maker.random.randint(2, 6)):
