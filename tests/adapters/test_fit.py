@@ -10,17 +10,22 @@ import pytest
 from kitaru.adapters import (
     Capabilities,
     Document,
+    Endpoint,
     Image,
     Message,
     ModelCall,
     Opaque,
     Output,
     Provider,
+    SecretStr,
     Settings,
     Text,
     Tool,
     ToolChoice,
+    adapter,
     fit,
+    names,
+    provider,
 )
 from kitaru.adapters.message import assistant
 from kitaru.adapters.provider import Feature, Lacks
@@ -180,9 +185,9 @@ def test_tools_that_are_lacked_are_refused() -> None:
 @pytest.mark.parametrize("mode", ["none", "required"])
 def test_a_choice_that_is_lacked_is_refused_with_a_way_out(mode: Any) -> None:
     asked = call(tools=(SEARCH,), tool_choice=ToolChoice(mode))
-    for provider in (row("tool_choice"), row(tool_choices=frozenset({"tool"}))):
+    for lacking in (row("tool_choice"), row(tool_choices=frozenset({"tool"}))):
         with pytest.raises(UnsupportedError, match="p/m cannot") as caught:
-            fit(asked, provider)
+            fit(asked, lacking)
         assert caught.value.hint
 
 
@@ -305,3 +310,39 @@ def test_the_keys_that_are_wanted_are_said_on_every_way(lacked: tuple[Feature, .
 def test_a_call_with_an_instruction_fits_again_as_it_is() -> None:
     found = fit(schema_call(PERSON), row("json_schema")).call
     assert fit(found, row()).call == found
+
+
+# ---- fields that not every API has ----------------------------------------------------------------------------------
+
+
+MARK: dict[str, object] = {"type": "ephemeral"}
+MARKED = call(
+    Message("system", (Text("long", {"cache_control": MARK}),)),
+    Message("user", (Text("doc", {"cache_control": MARK}), Text("and so?")), name="ann"),
+    tools=(Tool("look", "Looks", {"type": "object", "properties": {}}, more={"defer_loading": True}),),
+)
+
+
+@pytest.mark.parametrize("name", names())
+def test_law_a_field_that_only_some_have_is_sent_or_its_absence_is_told(name: str) -> None:
+    asked = msgspec.structs.replace(MARKED, provider=name, model="gpt-4.1")
+    found = fit(asked, provider(name))
+    endpoint = Endpoint(base_url="https://h.example/v1", api_key=SecretStr("key-of-the-test"))
+    sent = adapter(name).build_request(found.call, endpoint).content.decode()
+    for field, count in (("cache_control", 2), ("defer_loading", 1), ("name", 0)):
+        told = [warning for warning in found.warnings if warning.startswith(f"{field} was left out")]
+        shown = sent.count(f'"{field}":') if count else sent.count('"name":"ann"')
+        assert (len(told), shown) in ((1, 0), (0, max(count, 1))), (field, told, sent)
+    if found.warnings:
+        with pytest.raises(UnsupportedError, match=" does not take "):
+            fit(msgspec.structs.replace(asked, strict=True), provider(name))
+
+
+def test_what_is_left_out_is_told_with_its_places() -> None:
+    assert fit(MARKED, row()).warnings == (
+        "cache_control was left out of message 0, message 1: p/m does not take it",
+        "name was left out of message 1: p/m does not take it",
+        "defer_loading was left out of tool look: p/m does not take it",
+    )
+    known = row(part_fields=frozenset({"cache_control"}), tool_fields=frozenset({"*"}), speakers=True)
+    assert fit(MARKED, known).call == MARKED

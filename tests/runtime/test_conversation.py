@@ -147,6 +147,32 @@ def test_a_part_that_cannot_be_right_is_refused_and_its_place_named(part: object
     assert caught.value.message.startswith("draft: message 1, part 0")
 
 
+def test_further_fields_of_a_part_are_recorded_beside_it() -> None:
+    mark = {"type": "ephemeral"}
+    text = {"type": "text", "text": "a", "cache_control": mark, "annotations": [1]}
+    image = {"type": "image_url", "image_url": {"url": "https://h/a", "format": "png"}, "cache_control": mark}
+    document = {
+        "type": "document",
+        "source": {"type": "text", "data": "x"},
+        "citations": {"enabled": True},
+        "odd": None,
+    }
+    assert [part.get("more") for part in parts(text, image, document, {"type": "text", "text": "b"})] == [
+        {"cache_control": mark},
+        {"format": "png", "cache_control": mark},
+        {"citations": {"enabled": True}},
+        None,
+    ]
+
+
+def test_a_message_s_cache_control_belongs_to_its_last_part() -> None:
+    mark = {"type": "ephemeral"}
+    marked = {"type": "text", "text": "b", "more": {"cache_control": mark}}
+    assert one({"role": "system", "content": "b", "cache_control": mark})["content"] == [marked]
+    both = one({"role": "user", "content": [{"type": "text", "text": "a"}, "b"], "cache_control": mark})
+    assert both["content"] == [{"type": "text", "text": "a"}, marked]
+
+
 # ---- tool calls and their results -----------------------------------------------------------------------------------
 
 

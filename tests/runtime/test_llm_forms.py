@@ -217,6 +217,27 @@ async def test_images_is_another_word_for_attachments(runtime: Runtime, standin:
     assert [part["type"] for part in body(standin)["messages"][-1]["content"]] == ["image_url", "text"]
 
 
+@pytest.mark.parametrize("text", ["what is this", "what is this " * 99])
+async def test_a_mark_on_a_part_makes_no_other_call_of_it_for_a_resume(
+    text: str, runtime: Runtime, standin: StandInServer
+) -> None:
+    plain = {"type": "text", "text": text}
+    tool = {"name": "look", "parameters": {"type": "object", "properties": {}}}
+    mark = {"cache_control": {"type": "ephemeral"}}
+
+    async def asks() -> None:
+        for more, name in ((mark, "marked"), ({}, "plain")):
+            prompt = [{"role": "user", "content": [{**plain, **more}]}]
+            tools = [{**tool, **more}]
+            await kitaru.llm.reply(prompt, model="anthropic/m", base_url=standin.base_url, tools=tools, name=name)
+
+    await run_of(runtime, asks)
+    marked, other = await of_type(runtime, "r", LlmRequested)
+    assert marked.fingerprint == other.fingerprint
+    assert marked.code != other.code
+    assert str(standin.requests[0].body).count("ephemeral") == 2
+
+
 async def test_a_url_is_handed_on_for_the_provider_to_fetch(runtime: Runtime, standin: StandInServer) -> None:
     url = "https://example.org/chart.png"
     await asked(

@@ -162,10 +162,19 @@ NEUTRAL = Tool("find", "Find it", SCHEMA)
         {"type": "function", "name": "find", "description": "Find it", "parameters": SCHEMA},
         {"name": "find", "description": "Find it", "parameters": SCHEMA},
         {"name": "find", "description": "Find it", "input_schema": SCHEMA},
+        {"type": "custom", "name": "find", "description": "Find it", "input_schema": SCHEMA},
+        {"name": "find", "title": "Find", "description": "Find it", "inputSchema": SCHEMA, "annotations": {"a": 1}},
     ],
 )
 def test_a_schema_in_any_known_form_is_a_tool(source: Any) -> None:
     assert tool_of(source) == NEUTRAL
+
+
+def test_a_schema_may_have_fields_that_only_some_providers_know() -> None:
+    more = {"cache_control": {"type": "ephemeral"}, "defer_loading": True}
+    assert tool_of({"name": "find", "input_schema": SCHEMA, **more}).more == more
+    function = {"name": "find", "parameters": SCHEMA, "defer_loading": True}
+    assert tool_of({"type": "function", "function": function, "cache_control": {"type": "ephemeral"}}).more == more
 
 
 def test_a_schema_may_say_that_it_is_strict() -> None:
@@ -202,6 +211,10 @@ async def needs_client(client: object) -> None: ...
         ({"type": "web_search_20250305", "name": "web_search"}, "of type 'web_search_20250305'"),
         ({"name": "x", "parameters": {"type": "array"}}, "are a JSON array"),
         ({"name": "x", "parameters": "none"}, "no JSON schema"),
+        ({"name": "x", "params": SCHEMA}, "has 'params', which means nothing"),
+        ({"type": "function", "function": {"name": "x", "schema": SCHEMA}}, "has 'schema', which means nothing"),
+        ({"type": "custom", "custom": {"name": "x"}}, "of type 'custom'"),
+        ({"type": "custom", "name": "x", "format": {"type": "text"}}, "of type 'custom'"),
     ],
 )
 def test_what_cannot_be_a_tool_is_refused_and_named(source: Any, named: str) -> None:
@@ -252,6 +265,7 @@ def test_a_choice_is_understood_in_every_form(choice: Any, found: ToolChoice | N
         ({"type": "tool", "name": "x"}, "'x'"),
         (ToolChoice("tool", "x"), "'x'"),
         ({"type": "odd"}, "'odd' is not known"),
+        ({"type": "auto", "disable_parallel_tool_use": True}, "'disable_parallel_tool_use'"),
         (5, "cannot be a int"),
     ],
 )

@@ -85,6 +85,8 @@ ROW: Final = Provider(
         ),
         schema_dialect="closed",
         most_stops=4,
+        part_fields=frozenset({"prompt_cache_breakpoint"}),
+        speakers=True,
         models=REASONING_MODELS,
     ),
     # openai SDK `lib/azure.py`, the token first as there; then older examples; LiteLLM

@@ -43,12 +43,14 @@ class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
         description: For the model.
         parameters: The JSON schema of its arguments, an object.
         strict: Whether the arguments are to follow the schema to the letter, where the provider can promise that.
+        more: Further fields as the caller wrote them, such as `cache_control`, for providers that have them.
     """
 
     name: str
     description: str = ""
     parameters: dict[str, object] = msgspec.field(default_factory=lambda: {"type": "object", "properties": {}})
     strict: bool = False
+    more: dict[str, object] = {}
 
 
 class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):

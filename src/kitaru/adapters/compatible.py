@@ -66,6 +66,8 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
             name="openai",
             title="OpenAI",
             capabilities=Capabilities(
+                speakers=True,
+                part_fields=frozenset({"prompt_cache_breakpoint"}),
                 features=_CHAT | {"documents"},
                 schema_dialect="closed",
                 schema_keywords=_STRICT_KEYWORDS,
@@ -88,7 +90,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
         Provider(
             name="groq",
             title="Groq",
-            capabilities=Capabilities(features=_CHAT, schema_dialect="closed", most_stops=4),
+            capabilities=Capabilities(speakers=True, features=_CHAT, schema_dialect="closed", most_stops=4),
             base_url="https://api.groq.com/openai/v1",  # groq SDK `_client.py`, `resources/chat/completions.py`
             key_env=("GROQ_API_KEY",),
             base_url_env=("GROQ_BASE_URL", "GROQ_API_BASE"),  # the SDK's, the host only; LiteLLM's, the whole
@@ -148,7 +150,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
         Provider(
             name="together",
             title="Together AI",
-            capabilities=Capabilities(features=_CHAT),
+            capabilities=Capabilities(speakers=True, features=_CHAT),
             # together SDK `resources/chat/completions.py`: chat has a host of its own; `_client.py` names the other.
             base_url="https://api-inference.together.ai/v1",
             key_env=("TOGETHER_API_KEY", "TOGETHER_AI_API_KEY", "TOGETHERAI_API_KEY", "TOGETHER_AI_TOKEN"),
@@ -200,6 +202,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
             name="deepseek",
             title="DeepSeek",
             capabilities=Capabilities(
+                speakers=True,
                 features=_PLAIN - {"seed"} | {"images", "image_urls"},
                 models=(
                     Lacks(models=("deepseek-chat", "deepseek-reasoner"), features=frozenset({"images", "image_urls"})),
@@ -228,7 +231,12 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
             title="OpenRouter",
             # What stands behind it decides; it leaves out what a model lacks.
             capabilities=Capabilities(
-                features=_CHAT | {"documents", "document_urls"}, schema_dialect="closed", most_stops=4
+                speakers=True,
+                part_fields=frozenset({"cache_control", "prompt_cache_breakpoint"}),
+                tool_fields=frozenset({"cache_control", "defer_loading"}),
+                features=_CHAT | {"documents", "document_urls"},
+                schema_dialect="closed",
+                most_stops=4,
             ),
             base_url="https://openrouter.ai/api/v1",  # openrouter SDK `sdkconfiguration.py`
             key_env=("OPENROUTER_API_KEY", "OR_API_KEY"),  # `utils/security.py`; LiteLLM
@@ -253,6 +261,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
             name="xai",
             title="xAI",
             capabilities=Capabilities(
+                speakers=True,
                 features=_CHAT,
                 models=(Lacks(models=("grok-3-mini*", "grok-4*", "grok-code*"), features=frozenset({"stop"})),),
             ),
@@ -272,7 +281,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
         Provider(
             name="fireworks",
             title="Fireworks AI",
-            capabilities=Capabilities(features=_CHAT),
+            capabilities=Capabilities(speakers=True, features=_CHAT),
             base_url="https://api.fireworks.ai/inference/v1",
             key_env=("FIREWORKS_API_KEY", "FIREWORKS_AI_API_KEY", "FIREWORKSAI_API_KEY", "FIREWORKS_AI_TOKEN"),
             base_url_env=("FIREWORKS_API_BASE",),
@@ -286,7 +295,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
         Provider(
             name="cerebras",
             title="Cerebras",
-            capabilities=Capabilities(features=_PLAIN | {"json_schema"}, schema_dialect="closed"),
+            capabilities=Capabilities(speakers=True, features=_PLAIN | {"json_schema"}, schema_dialect="closed"),
             base_url="https://api.cerebras.ai/v1",
             key_env=("CEREBRAS_API_KEY",),
             base_url_env=("CEREBRAS_API_BASE",),
@@ -302,6 +311,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
             title="Moonshot AI",
             # LiteLLM: its tool_choice knows no "required".
             capabilities=Capabilities(
+                speakers=True,
                 features=_PLAIN | {"images"},
                 tool_choices=frozenset({"none"}),
                 models=(Lacks(models=("moonshot-v1-*k",), features=frozenset({"images"})),),
@@ -337,7 +347,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
         Provider(
             name="huggingface",
             title="Hugging Face Inference Providers",
-            capabilities=Capabilities(features=_CHAT),
+            capabilities=Capabilities(speakers=True, features=_CHAT),
             base_url="https://router.huggingface.co/v1",
             key_env=("HF_TOKEN", "HUGGINGFACE_API_KEY"),  # Hugging Face's own; LiteLLM's
             base_url_env=("HUGGINGFACE_API_BASE", "HF_API_BASE"),
@@ -367,7 +377,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
         Provider(
             name="vllm",
             title="vLLM",
-            capabilities=Capabilities(features=_CHAT),
+            capabilities=Capabilities(speakers=True, features=_CHAT),
             base_url="http://localhost:8000/v1",
             key_env=("HOSTED_VLLM_API_KEY", "VLLM_API_KEY"),  # LiteLLM's; the server's own
             base_url_env=("HOSTED_VLLM_API_BASE",),
@@ -381,7 +391,13 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
             name="openai-compatible",
             title="Any server with OpenAI's chat completions",
             # Closed schemas are followed by every server, open ones are refused by some that stand behind gateways.
-            capabilities=Capabilities(features=_CHAT | {"documents"}, schema_dialect="closed"),
+            capabilities=Capabilities(
+                speakers=True,
+                part_fields=frozenset({"*"}),
+                tool_fields=frozenset({"*"}),
+                features=_CHAT | {"documents"},
+                schema_dialect="closed",
+            ),
             key_required=False,
             # litellm's proxy and azure behind a gateway name theirs differently.
             request_id_headers=(

@@ -10,7 +10,7 @@ import msgspec
 from kitaru.adapters.call import ModelCall, Output, Settings, Tool, ToolChoice
 from kitaru.adapters.fields import is_object
 from kitaru.adapters.message import Document, Image, Message, Text, own_form
-from kitaru.adapters.provider import ADVISORY, Provider
+from kitaru.adapters.provider import ADVISORY, Capabilities, Provider
 from kitaru.adapters.schema import rewrite
 from kitaru.errors import UnsupportedError, UsageError
 
@@ -57,6 +57,7 @@ def fit(call: ModelCall, row: Provider, lacking: frozenset[str] = frozenset()) -
     _check_limits(call, row, has)
     _check_parts(call, has)
     choice = _choice(call, row, has)
+    call, unknown = _without_unknown_fields(call, row)
     messages, left_out = _without_foreign_turns(call)
     fitted = msgspec.structs.replace(
         call,
@@ -66,7 +67,7 @@ def fit(call: ModelCall, row: Provider, lacking: frozenset[str] = frozenset()) -
         tool_choice=choice,
     )
     fitted, json_mode, wrapped = _output(fitted, row, has)
-    return Fitted(fitted, (*warnings, *left_out), json_mode, wrapped)
+    return Fitted(fitted, (*warnings, *unknown, *left_out), json_mode, wrapped)
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------
@@ -106,6 +107,58 @@ def _check_limits(call: ModelCall, row: Provider, has: frozenset[str]) -> None:
         raise UnsupportedError(
             f"{_name(call)} takes no max_tokens", hint="Leave it out and ask for a short answer, or ask another model."
         )
+
+
+# ---- fields that not every API has ----------------------------------------------------------------------------------
+
+
+def _without_unknown_fields(call: ModelCall, row: Provider) -> tuple[ModelCall, list[str]]:
+    """Drop the fields of parts and tools, and the names of speakers, that the API does not have."""
+    known, places = row.capabilities, dict[str, list[str]]()
+    messages = [
+        _known_message(message, known, f"message {number}", places) for number, message in enumerate(call.messages)
+    ]
+    tools = [
+        msgspec.structs.replace(tool, more=_known(tool.more, known.tool_fields, f"tool {tool.name}", places))
+        if tool.more
+        else tool
+        for tool in call.tools
+    ]
+    if not places:
+        return call, []
+    if call.strict:
+        raise UnsupportedError(
+            f"{_name(call)} does not take {' or '.join(places)}: {next(iter(places.values()))[0]}",
+            hint="Leave it out, or call without strict=True.",
+        )
+    warnings = [
+        f"{field} was left out of {', '.join(dict.fromkeys(where))}: {_name(call)} does not take it"
+        for field, where in places.items()
+    ]
+    return msgspec.structs.replace(call, messages=tuple(messages), tools=tuple(tools)), warnings
+
+
+def _known_message(message: Message, known: Capabilities, where: str, places: dict[str, list[str]]) -> Message:
+    if message.name and message.role != "tool" and not known.speakers:
+        places.setdefault("name", []).append(where)
+        message = msgspec.structs.replace(message, name="")
+    if isinstance(message.content, str) or not any(part.more for part in message.content):
+        return message
+    parts = tuple(
+        msgspec.structs.replace(part, more=_known(part.more, known.part_fields, where, places))
+        for part in message.content
+    )
+    return msgspec.structs.replace(message, content=parts)
+
+
+def _known(
+    more: dict[str, object], known: frozenset[str], where: str, places: dict[str, list[str]]
+) -> dict[str, object]:
+    if "*" in known:
+        return more
+    for field in more.keys() - known:
+        places.setdefault(field, []).append(where)
+    return {field: value for field, value in more.items() if field in known}
 
 
 # ---- parts ----------------------------------------------------------------------------------------------------------

@@ -240,7 +240,9 @@ def _message(message: Message, mask: _Mask, masker: Masker) -> Message:
         content = mask(message.content)
     else:
         parts = tuple(
-            Text(masked) if isinstance(part, Text) and (masked := mask(part.text)) is not part.text else part
+            msgspec.structs.replace(part, text=masked)
+            if isinstance(part, Text) and (masked := mask(part.text)) is not part.text
+            else part
             for part in message.content
         )
         if any(new is not old for new, old in zip(parts, message.content, strict=True)):

@@ -12,9 +12,15 @@ Role: TypeAlias = Literal["system", "developer", "user", "assistant", "tool"]
 
 
 class Text(msgspec.Struct, frozen=True, tag="text", omit_defaults=True):
-    """A piece of text."""
+    """A piece of text.
+
+    Args:
+        text: The text.
+        more: Further fields as the caller wrote them, such as `cache_control`, for providers that have them.
+    """
 
     text: str
+    more: dict[str, object] = {}
 
 
 class Image(msgspec.Struct, frozen=True, tag="image", omit_defaults=True):
@@ -25,12 +31,14 @@ class Image(msgspec.Struct, frozen=True, tag="image", omit_defaults=True):
         data: The bytes.
         url: The address, where there are no bytes.
         detail: How closely to look, in the provider's own word; empty for its default.
+        more: As of `Text`.
     """
 
     media_type: str = ""
     data: bytes = b""
     url: str = ""
     detail: str = ""
+    more: dict[str, object] = {}
 
 
 class Document(msgspec.Struct, frozen=True, tag="document", omit_defaults=True):
@@ -40,6 +48,7 @@ class Document(msgspec.Struct, frozen=True, tag="document", omit_defaults=True):
     data: bytes = b""
     url: str = ""
     name: str = ""
+    more: dict[str, object] = {}
 
 
 Part: TypeAlias = Text | Image | Document
@@ -85,7 +94,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
         content: The text, or parts.
         tool_calls: What an assistant wants to have called.
         tool_call_id: The call that a `tool` message answers.
-        name: The tool's name, in a `tool` message.
+        name: The tool's name in a `tool` message, else the speaker's.
         is_error: A `tool` message that reports a failure.
         opaque: An assistant's turn in its provider's own form.
     """
@@ -111,6 +120,11 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
         if isinstance(self.content, str):
             return (Text(self.content),) if self.content else ()
         return self.content
+
+    @property
+    def plain(self) -> bool:
+        """Whether a text says all of the content."""
+        return all(isinstance(part, Text) and not part.more for part in self.parts)
 
 
 def assistant(

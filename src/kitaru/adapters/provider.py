@@ -53,6 +53,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         schema_keywords: Limits on values that its `closed` dialect takes beside the structure, such as `minimum`; the
             others are said in the description.
         models: What some models lack.
+        part_fields: Further fields that parts of a message may have, such as `cache_control`; `*` is any.
+        tool_fields: Further fields that tools may have; `*` is any.
+        speakers: Whether a message may name its speaker.
     """
 
     features: frozenset[Feature]
@@ -61,6 +64,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     schema_dialect: Literal["closed", "open", "google", "anthropic"] = "open"
     schema_keywords: frozenset[str] = frozenset()
     models: tuple[Lacks, ...] = ()
+    part_fields: frozenset[str] = frozenset()
+    tool_fields: frozenset[str] = frozenset()
+    speakers: bool = False
 
     def of(self, model: str) -> frozenset[Feature]:
         """Return what a model has, as far as is known without asking."""

@@ -89,6 +89,11 @@ ROW: Final = Provider(
     capabilities=Capabilities(
         features=_FEATURES,
         schema_dialect="anthropic",
+        # `text_block_param.py` and its like; `tool_param.py`
+        part_fields=frozenset({"cache_control", "citations", "context", "transformations"}),
+        tool_fields=frozenset(
+            {"allowed_callers", "cache_control", "defer_loading", "eager_input_streaming", "input_examples"}
+        ),
         models=(
             Lacks(_NEWER, frozenset({"temperature", "top_p"})),
             Lacks(_NEVER_THINK, frozenset({"reasoning"})),
@@ -244,7 +249,7 @@ def _tool(tool: Tool) -> dict[str, object]:
     found: dict[str, object] = {"name": tool.name}
     if tool.description:
         found["description"] = tool.description
-    found["input_schema"] = tool.parameters
+    found |= {"input_schema": tool.parameters, **tool.more}
     return {**found, "strict": True} if tool.strict else found
 
 

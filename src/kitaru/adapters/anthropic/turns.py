@@ -95,7 +95,7 @@ def _content(blocks: list[object]) -> object:
     match blocks:
         case []:
             return ""
-        case [{"type": "text", "text": str(text)}]:
+        case [{"type": "text", "text": str(text), **more}] if not more:
             return text
         case _:
             return blocks
@@ -139,11 +139,10 @@ def _blocks(message: Message) -> list[object]:
 
 
 def _result(message: Message) -> dict[str, object]:
-    plain = all(isinstance(part, Text) for part in message.parts)
     found: dict[str, object] = {
         "type": "tool_result",
         "tool_use_id": _id(message.tool_call_id),
-        "content": message.text if plain else _blocks(message),
+        "content": message.text if message.plain else _blocks(message),
     }
     return {**found, "is_error": True} if message.is_error else found
 
@@ -155,12 +154,13 @@ def _id(identifier: str) -> str:
 def _block(part: Part) -> dict[str, object]:
     match part:
         case Text(text):
-            return {"type": "text", "text": text}
+            return {"type": "text", "text": text, **part.more}
         case Image(media_type, data, url):
-            return {"type": "image", "source": _base64(media_type, data) if data else {"type": "url", "url": url}}
+            source = _base64(media_type, data) if data else {"type": "url", "url": url}
+            return {"type": "image", "source": source, **part.more}
         case Document():
             title = {"title": part.name} if part.name else {}
-            return {"type": "document", "source": _source(part), **title}
+            return {"type": "document", "source": _source(part), **title, **part.more}
 
 
 def _source(part: Document) -> dict[str, object]:

@@ -142,7 +142,7 @@ def _message(message: Message, call: ModelCall, provider: str) -> object:
         case "tool":
             return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.text}
         case "system" | "developer":
-            return {"role": "system", "content": message.text}
+            return {"role": "system", "content": _content(message)}
         case _:
             return {"role": "user", "content": _content(message)}
 
@@ -156,6 +156,8 @@ def _assistant(message: Message, call: ModelCall, provider: str) -> object:
     own = own_form(message, provider, call.model)
     if own is not None:
         return msgspec.Raw(own)
+    if not all(isinstance(part, Text) for part in message.parts):
+        raise UnsupportedError("an assistant's message cannot hold images at cohere", hint="Put them into a user's.")
     if not message.tool_calls:
         return {"role": "assistant", "content": message.text}
     # What is said beside a call is its plan here (`types/assistant_message.py`).

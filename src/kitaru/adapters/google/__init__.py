@@ -59,6 +59,9 @@ ROW: Final = Provider(
         features=_FEATURES,
         most_stops=5,  # `GenerationConfig.stopSequences` in the API's reference
         schema_dialect="google",
+        # google-genai `types.py`; the API takes either case.
+        part_fields=frozenset({"mediaResolution", "media_resolution", "videoMetadata", "video_metadata"}),
+        tool_fields=frozenset({"behavior", "response", "responseJsonSchema", "response_json_schema"}),
         models=(
             # The API's pages "Thinking" and "Gemma": thinking came with 2.5; gemma 3 has neither tools nor JSON mode.
             Lacks(
@@ -246,7 +249,7 @@ def _declaration(tool: Tool) -> dict[str, object]:
         found["description"] = tool.description
     if tool.parameters.get("properties"):  # `FunctionDeclaration.parameters`: left unset where there are none
         found["parametersJsonSchema"] = tool.parameters
-    return found
+    return {**found, **tool.more}
 
 
 def _tool_config(call: ModelCall) -> dict[str, object] | None:
@@ -344,9 +347,9 @@ def _result(message: Message, names: Mapping[str, str]) -> dict[str, object]:
 def _part(part: Part) -> dict[str, object]:
     match part:
         case Text(text):
-            return {"text": text}
+            return {"text": text, **part.more}
         case Image(media_type, data, url) | Document(media_type, data, url):
             if data:
-                return {"inlineData": {"mimeType": media_type, "data": base64.b64encode(data).decode()}}
+                return {"inlineData": {"mimeType": media_type, "data": base64.b64encode(data).decode()}, **part.more}
             named = {"mimeType": media_type} if media_type else {}
-            return {"fileData": {**named, "fileUri": url}}
+            return {"fileData": {**named, "fileUri": url}, **part.more}

@@ -134,7 +134,7 @@ def _tool(tool: Tool, dialect: Dialect) -> dict[str, object]:
         del function["description"]
     if tool.strict and dialect.tool_strict:
         function["strict"] = True
-    return {"type": "function", "function": function}
+    return {"type": "function", "function": function, **tool.more}
 
 
 def _choice(choice: ToolChoice, dialect: Dialect) -> object:

@@ -58,12 +58,11 @@ def wire_messages(call: ModelCall, dialect: Dialect) -> list[object]:
                     says = f"What the call {call_id(message.tool_call_id, dialect)} gave beside its text:"
                     pictures += [{"type": "text", "text": says}, *(_part(part, dialect) for part in shown)]
             case "developer":
-                role = "developer" if dialect.developer else "system"
-                found.append({"role": role, "content": _content(message, dialect)})
+                found.append(_said("developer" if dialect.developer else "system", message, dialect))
             case role:
                 if dialect.prefix and role == "system" and at == len(messages) - 1:
                     role = "user"  # "Expected last role User or Tool": instructions that nothing follows are its prompt
-                found.append({"role": role, "content": _content(message, dialect)})
+                found.append(_said(role, message, dialect))
     if pictures:
         found.append({"role": "user", "content": pictures})
     return found
@@ -99,8 +98,9 @@ def _hashed(name: str) -> str:
 def _turn(message: Message, dialect: Dialect) -> dict[str, object]:
     calls = [_call(one, dialect) for one in message.tool_calls]
     # Content is required unless there are calls: openai SDK `chat_completion_assistant_message_param.py`.
-    content = message.text or (None if calls else "")
-    return {"role": "assistant", "content": content, **({"tool_calls": calls} if calls else {})}
+    content = _content(message, dialect) or (None if calls else "")
+    named = {"name": message.name} if message.name else {}
+    return {"role": "assistant", "content": content, **named, **({"tool_calls": calls} if calls else {})}
 
 
 def _call(one: ToolCall, dialect: Dialect) -> dict[str, object]:
@@ -109,10 +109,13 @@ def _call(one: ToolCall, dialect: Dialect) -> dict[str, object]:
 
 
 def _result(message: Message, names: dict[str, str], dialect: Dialect) -> dict[str, object]:
+    marked = any(part.more for part in message.parts)
     found: dict[str, object] = {
         "role": "tool",
         "tool_call_id": call_id(message.tool_call_id, dialect),
-        "content": message.text,
+        "content": [_part(part, dialect) for part in message.parts if isinstance(part, Text)]
+        if marked
+        else message.text,
     }
     name = message.name or names.get(message.tool_call_id, "")
     if dialect.tool_name and name:
@@ -120,9 +123,14 @@ def _result(message: Message, names: dict[str, str], dialect: Dialect) -> dict[s
     return found
 
 
+def _said(role: str, message: Message, dialect: Dialect) -> dict[str, object]:
+    named = {"name": message.name} if message.name else {}
+    return {"role": role, "content": _content(message, dialect), **named}
+
+
 def _content(message: Message, dialect: Dialect) -> object:
     # Text alone goes as a string, which every server of the family reads; lists of parts are read by few.
-    if all(isinstance(part, Text) for part in message.parts):
+    if message.plain:
         return message.text
     return [_part(part, dialect) for part in message.parts]
 
@@ -130,12 +138,12 @@ def _content(message: Message, dialect: Dialect) -> object:
 def _part(part: Part, dialect: Dialect) -> dict[str, object]:
     match part:
         case Text(text):
-            return {"type": "text", "text": text}
+            return {"type": "text", "text": text, **part.more}
         case Image():
             detail = {"detail": part.detail} if part.detail and dialect.image_detail else {}
-            return {"type": "image_url", "image_url": {"url": part.url or _data_url(part), **detail}}
+            return {"type": "image_url", "image_url": {"url": part.url or _data_url(part), **detail}, **part.more}
         case Document():
-            return _document(part, dialect)
+            return {**_document(part, dialect), **part.more}
 
 
 def _document(part: Document, dialect: Dialect) -> dict[str, object]:
@@ -174,4 +182,4 @@ def _merged(messages: Iterable[Message]) -> tuple[Message, ...]:
 
 
 def _plain(message: Message) -> bool:
-    return not (message.tool_calls or message.role == "tool" or message.opaque)
+    return not (message.tool_calls or message.role == "tool" or message.opaque or message.name)

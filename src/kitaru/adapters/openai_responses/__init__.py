@@ -45,6 +45,8 @@ def _row() -> Provider:
         features=known.features - _MISSING | _DOCUMENTS,
         most_stops=None,
         models=(*known.models, Lacks(_NO_THINKING, frozenset({"reasoning"}))),
+        tool_fields=frozenset({"allowed_callers", "defer_loading", "output_schema"}),  # `function_tool_param.py`
+        speakers=False,
     )
     return msgspec.structs.replace(
         openai,
@@ -132,7 +134,14 @@ ADAPTER: Final = OpenAIResponses()
 def _tool(tool: Tool) -> dict[str, object]:
     # `function_tool_param.py`: flat, and `strict` is required; left out it would mean true.
     said = {"description": tool.description} if tool.description else {}
-    return {"type": "function", "name": tool.name, **said, "parameters": tool.parameters, "strict": tool.strict}
+    return {
+        "type": "function",
+        "name": tool.name,
+        **said,
+        "parameters": tool.parameters,
+        "strict": tool.strict,
+        **tool.more,
+    }
 
 
 def _tool_choice(choice: ToolChoice | None) -> object:

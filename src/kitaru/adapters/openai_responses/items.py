@@ -12,6 +12,7 @@ from kitaru.adapters.call import ModelCall
 from kitaru.adapters.call_ids import fitted_id
 from kitaru.adapters.fields import is_object
 from kitaru.adapters.message import Document, Image, Message, Part, Text, own_form
+from kitaru.errors import UnsupportedError
 
 # "Invalid 'input[1].call_id': string too long. Expected a string with maximum length 64".
 _ID: Final = re.compile(r".{1,64}", re.DOTALL)
@@ -28,7 +29,7 @@ def wire_items(call: ModelCall, provider: str) -> tuple[list[object], str | None
     instructions: list[str] = []
     # JSON mode wants the word "json" among the items, and a call of instructions alone needs an item all the same.
     most = 0 if call.output.kind == "json" else len(messages) - 1
-    while len(instructions) < most and messages[0].role == "system" and _only_text(messages[0]):
+    while len(instructions) < most and messages[0].role == "system" and messages[0].plain:
         instructions.append(messages.pop(0).text)
     items: list[object] = []
     for message in messages:
@@ -64,6 +65,11 @@ def _assistant_items(message: Message) -> list[object]:
         {"type": "function_call", "call_id": _id(one.id), "name": one.name, "arguments": one.arguments}
         for one in message.tool_calls
     ]
+    if not all(isinstance(part, Text) for part in message.parts):
+        raise UnsupportedError(
+            "an assistant's message cannot hold images or documents in OpenAI's responses API",
+            hint="Put them into a user's message.",
+        )
     said = [{"role": "assistant", "content": message.text}] if message.text or not calls else []
     return [*said, *calls]
 
@@ -80,25 +86,22 @@ def _id(identifier: str) -> str:
     return fitted_id(identifier, _ID, "call_")
 
 
-def _only_text(message: Message) -> bool:
-    return all(isinstance(part, Text) for part in message.parts)
-
-
 def _content(message: Message) -> object:
-    return message.text if _only_text(message) else [_part(part) for part in message.parts]
+    return message.text if message.plain else [_part(part) for part in message.parts]
 
 
 def _part(part: Part) -> dict[str, object]:
     match part:
         case Text(text):
-            return {"type": "input_text", "text": text}
+            return {"type": "input_text", "text": text, **part.more}
         case Image():
-            return {"type": "input_image", "image_url": part.url or _data_url(part), "detail": part.detail or "auto"}
+            image = {"image_url": part.url or _data_url(part), "detail": part.detail or "auto"}
+            return {"type": "input_image", **image, **part.more}
         case Document():
             if not part.data and part.url:
-                return {"type": "input_file", "file_url": part.url}
-            ending = ".pdf" if part.media_type == "application/pdf" else ""
-            return {"type": "input_file", "filename": part.name or f"document{ending}", "file_data": _data_url(part)}
+                return {"type": "input_file", "file_url": part.url, **part.more}
+            name = part.name or ("document.pdf" if part.media_type == "application/pdf" else "document")
+            return {"type": "input_file", "filename": name, "file_data": _data_url(part), **part.more}
 
 
 def _data_url(part: Image | Document) -> str:

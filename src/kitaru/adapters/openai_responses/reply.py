@@ -118,8 +118,16 @@ def _reply(
         raw=body,
         refusal=clean("".join(refusals)) if refusals else None,
         reasoning=PARAGRAPH.join(thought for item in output for thought in _thoughts(item)),
-        warnings=tuple(notes(text, finish, said, usage_read=usage_read)),
+        warnings=(*notes(text, finish, said, usage_read=usage_read), *_custom(output)),
     )
+
+
+def _custom(output: list[Object]) -> list[str]:
+    return [
+        f"a call of the custom tool {clean(text_in(item.get('name')), 80)!r} was left out: tools are functions here"
+        for item in output
+        if item.get("type") == "custom_tool_call"
+    ]
 
 
 def _thoughts(item: Object) -> list[str]:

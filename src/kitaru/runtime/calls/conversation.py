@@ -29,7 +29,9 @@ Nodes: TypeAlias = dict[bytes, bytes]
 
 ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool"})
 
-_KEYS: Final = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "is_error", "opaque"})
+_KEYS: Final = frozenset(
+    {"role", "content", "name", "tool_calls", "tool_call_id", "is_error", "opaque", "cache_control"}
+)
 # What servers and SDKs write into an assistant's message beside it; it goes back to none of them in this form.
 _REPORTED: Final = frozenset(
     {
@@ -96,6 +98,23 @@ def neutral(messages: Sequence[Mapping[str, Any]]) -> tuple[NeutralMessage, ...]
     return tuple(found)
 
 
+def without_more(messages: list[Message]) -> list[Message]:
+    """Recorded messages without further fields of their parts, which change how a prompt is sent, not what it says."""
+    if not any("more" in part for message in messages for part in _parts(message)):
+        return messages
+    return [
+        {**message, "content": [{key: part[key] for key in part if key != "more"} for part in parts]}
+        if (parts := _parts(message))
+        else message
+        for message in messages
+    ]
+
+
+def _parts(message: Message) -> list[Any]:
+    content = message["content"]
+    return content if isinstance(content, list) else []
+
+
 def public_message(message: NeutralMessage) -> dict[str, object]:
     """A message as people read and append it: OpenAI's form, and what only its own provider understands in `opaque`.
 
@@ -137,7 +156,10 @@ def _normal(message: object, at: str) -> Message:
     _check_keys(message, role, at)
     calls = _tool_calls(message.get("tool_calls"), role, at)
     opaque = _opaque(message.get("opaque"), role, at)
-    normal: Message = {"role": role, "content": _content(message, role, at, empty=bool(calls or opaque))}
+    content = _content(message, role, at, empty=bool(calls or opaque))
+    if mark := message.get("cache_control"):
+        content = _marked(content, mark)
+    normal: Message = {"role": role, "content": content}
     if calls:
         normal["tool_calls"] = calls
     if role == "tool":
@@ -221,6 +243,12 @@ def _content(message: Mapping[str, object], role: str, at: str, *, empty: bool) 
     if role == "tool":
         return _json(content, at)
     raise UsageError(f"{at}: its content is {_a(content)}, neither a text nor a list of parts")
+
+
+def _marked(content: object, mark: object) -> list[Any]:
+    """Return content whose last part bears a message's `cache_control`, as LiteLLM reads it."""
+    parts: list[Any] = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    return [*parts[:-1], {**parts[-1], "more": {**parts[-1].get("more", {}), "cache_control": mark}}]
 
 
 def _looks_like_parts(content: Sequence[object]) -> bool:
@@ -317,15 +345,15 @@ def _public_part(part: Part) -> dict[str, object]:
     from kitaru.adapters import Document, Text
 
     if isinstance(part, Text):
-        return {"type": "text", "text": part.text}
+        return {"type": "text", "text": part.text, **part.more}
     source: dict[str, object] = {"type": "url", "url": part.url}
     if part.url and part.media_type:
         source["media_type"] = part.media_type
     elif not part.url:
         source = {"type": "base64", "media_type": part.media_type, "data": base64.b64encode(part.data).decode()}
     if isinstance(part, Document):
-        return {"type": "document", "source": source, **({"title": part.name} if part.name else {})}
-    return {"type": "image", "source": source, **({"detail": part.detail} if part.detail else {})}
+        return {"type": "document", "source": source, **({"title": part.name} if part.name else {}), **part.more}
+    return {"type": "image", "source": source, **({"detail": part.detail} if part.detail else {}), **part.more}
 
 
 def _public_bytes(data: bytes) -> dict[str, object]:

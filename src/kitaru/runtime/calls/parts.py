@@ -11,6 +11,11 @@ from kitaru.errors import UsageError
 from kitaru.runtime.call import Call
 from kitaru.runtime.calls.attachments import builtins_of, data_url, part_of
 
+# What is read of a part; whatever else it holds goes along to the providers that have it.
+_OF_TEXT: Final = frozenset({"type", "text", "annotations", "logprobs"})
+_OF_IMAGE_URL: Final = frozenset({"type", "image_url", "detail", "url"})
+_OF_SOURCE: Final = frozenset({"type", "source", "media_type", "data", "url", "detail", "title", "name"})
+
 _KNOWN: Final = "Parts are text, image_url, image and document; a file is easier attached: attachments=[path]."
 
 
@@ -35,15 +40,24 @@ def part_from(part: object, at: str) -> dict[str, Any]:
         raise UsageError(f"{at} is a {type(part).__name__}", hint=_KNOWN)
     match part.get("type"):
         case "text" | "input_text" | "output_text":
-            return {"type": "text", "text": _text(part, at)}
+            return _with_more({"type": "text", "text": _text(part, at)}, part, _OF_TEXT)
         case "image_url" | "input_image":
-            return _image_url(part, at)
+            inner = part.get("image_url")
+            stated = {**inner, **part} if isinstance(inner, Mapping) else part
+            return _with_more(_image_url(part, at), stated, _OF_IMAGE_URL)
         case "image" | "document" as kind:
-            return _from_source(part, kind, at)
+            return _with_more(_from_source(part, kind, at), part, _OF_SOURCE)
         case other:
             shown = repr(other[:40]) if isinstance(other, str) else "none" if other is None else "no text"
             hint = "Write a tool's result as a message with the role tool." if other == "tool_result" else _KNOWN
             raise UsageError(f"{at} has the type {shown}, which is not known", hint=hint)
+
+
+def _with_more(found: dict[str, Any], part: Mapping[str, object], known: frozenset[str]) -> dict[str, Any]:
+    stated = part.get("more")
+    more = {str(key): value for key, value in part.items() if key not in known and key != "more" and value}
+    more |= stated if isinstance(stated, Mapping) else {"more": stated} if stated else {}
+    return {**found, "more": more} if more else found
 
 
 def _text(part: Mapping[str, object], at: str) -> object:
@@ -119,7 +133,7 @@ def _from_object(part: msgspec.Struct, at: str) -> dict[str, Any]:
     from kitaru.adapters import Document, Image, Text
 
     if isinstance(part, Text):
-        return {"type": "text", "text": part.text}
+        return _with_more({"type": "text", "text": part.text}, {"more": part.more}, _OF_TEXT)
     if not isinstance(part, Image | Document):
         raise UsageError(f"{at} is a {type(part).__name__}", hint=_KNOWN)
     return builtins_of(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import re
@@ -27,6 +28,18 @@ ToolSource: TypeAlias = "Callable[..., object] | Tool | Mapping[str, object]"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NO_PARAMETERS: Final[dict[str, object]] = {"type": "object", "properties": {}}
+_SCHEMAS: Final = ("parameters", "input_schema", "inputSchema")
+_READ: Final = frozenset({"type", "function", "name", "description", "strict", *_SCHEMAS})
+_OF_CLIENTS: Final = frozenset({"title", "annotations", "outputSchema", "icons", "execution", "_meta", "meta"})
+# Fields that some API has; `fit` says where one is left out.
+_PASSED_ON: Final = frozenset(
+    {
+        "allowed_callers", "behavior", "cache_control", "defer_loading", "eager_input_streaming", "input_examples",
+        "output_schema", "response", "responseJsonSchema", "response_json_schema",
+    }
+)  # fmt: skip
+_FORM: Final = 'Write {"name": ..., "description": ..., "parameters": {a JSON schema}}'
+_OWN_TOOLS: Final = "tools of the provider's own go through extra=."
 _WORDS: Final[Mapping[str, ToolChoice]] = {
     "auto": ToolChoice("auto"),
     "none": ToolChoice("none"),
@@ -49,7 +62,8 @@ def tool_of(source: ToolSource) -> Tool:
     Args:
         source: A function (plain or async) or a checkpoint, whose name, docstring and annotations say what the model is
             told; a `Tool`; or a mapping as OpenAI has it (`{type, function: {...}}`), bare (`{name, description,
-            parameters}`), or as Anthropic has it (`{name, description, input_schema}`).
+            parameters}`), as Anthropic has it (`{name, description, input_schema}`), or the Model Context Protocol
+            (`inputSchema`).
 
     Raises:
         UsageError: It cannot be a tool; names the function and the parameter.
@@ -304,18 +318,25 @@ def _from_mapping(source: Mapping[str, object]) -> Tool:
     inner = source.get("function")
     stated: Mapping[str, object] = inner if isinstance(inner, Mapping) else source
     kind = source.get("type", "function")
-    if kind not in ("function", "custom") or not isinstance(stated.get("name"), str):
+    # Anthropic calls a function custom; OpenAI's custom tools take a text instead of arguments.
+    known = kind == "function" or (kind == "custom" and isinstance(source.get("input_schema"), Mapping))
+    if not known or not isinstance(stated.get("name"), str):
         raise UsageError(
-            f"a tool of type {kind!r} is not known" if kind not in ("function", "custom") else "a tool has no name",
-            hint='Write {"name": ..., "description": ..., "parameters": {a JSON schema}}; tools of the provider\'s own '
-            "go through extra=.",
+            "a tool has no name" if known else f"a tool of type {kind!r} is not known", hint=f"{_FORM}; {_OWN_TOOLS}"
         )
     name, about = str(stated["name"]), stated.get("description") or ""
-    parameters = stated.get("parameters", stated.get("input_schema")) or _NO_PARAMETERS
+    parameters = next((stated[key] for key in _SCHEMAS if stated.get(key)), _NO_PARAMETERS)
+    more = {str(key): value for key, value in {**source, **stated}.items() if key not in _READ and value is not None}
+    if "inputSchema" in stated:  # the Model Context Protocol's: the others of its fields are for its client
+        more = {key: value for key, value in more.items() if key not in _OF_CLIENTS}
+    for key in more.keys() - _PASSED_ON:
+        close = difflib.get_close_matches(key, ("description", *_SCHEMAS, "strict", *_PASSED_ON), n=1)
+        meant = f"Did you mean {close[0]!r}? " if close else ""
+        raise UsageError(f"the tool {name!r} has {key[:40]!r}, which means nothing", hint=f"{meant}{_FORM}.")
     if not isinstance(parameters, Mapping) or not isinstance(about, str):
         raise UsageError(f"the tool {name!r} has no JSON schema as its parameters, or no text as its description")
     strict = bool(stated.get("strict", source.get("strict", False)))
-    return Tool(name, about, dict(parameters), strict)
+    return Tool(name, about, dict(parameters), strict, more)
 
 
 def _checked(tool: Tool) -> Tool:
@@ -333,6 +354,11 @@ def _checked(tool: Tool) -> Tool:
 
 def _choice_from_mapping(choice: Mapping[str, object]) -> ToolChoice:
     kind, inner = choice.get("type"), choice.get("function")
+    if more := sorted(str(key)[:40] for key in choice.keys() - {"type", "name", "function"} if choice[key]):
+        raise UsageError(
+            f"tool_choice has {', '.join(map(repr, more))}, which is not known here",
+            hint="Fields of one provider's own go through extra=, such as extra={'anthropic': {'tool_choice': {...}}}.",
+        )
     name = inner.get("name") if isinstance(inner, Mapping) else choice.get("name")
     if kind in ("function", "tool") and isinstance(name, str):
         return ToolChoice("tool", name)

@@ -10,7 +10,7 @@ import msgspec
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.calls.answered import as_recorded, reply_of, said_in
-from kitaru.runtime.calls.conversation import Message, Nodes, chained, normalised
+from kitaru.runtime.calls.conversation import Message, Nodes, chained, normalised, without_more
 from kitaru.runtime.calls.packed import pack
 from kitaru.runtime.calls.question import Sending, Settings
 from kitaru.runtime.calls.reply import Reply, with_tools
@@ -99,7 +99,18 @@ class LlmWork(Work):
             self._head, self._nodes = chained(self._messages)
             data = codec.encode([self._head, asked])
         inputs.data = data
-        inputs.fingerprint = _fingerprint([self._head or self._messages, asked])
+        inputs.fingerprint = self._fingerprint(asked)
+
+    def _fingerprint(self, asked: dict[str, Any]) -> bytes:
+        said, tools = without_more(self._messages), asked.get("tools", ())
+        if said is self._messages and not any("more" in tool for tool in tools):
+            return _fingerprint([self._head or said, asked])
+        # Logs of before have no such fields: to them the same call has to be the same.
+        asked = {**asked, "tools": [{key: tool[key] for key in tool if key != "more"} for tool in tools]}
+        if not tools:
+            del asked["tools"]
+        head = chained(said)[0] if len(codec.encode([said, asked])) > SHORT_PROMPT else b""
+        return _fingerprint([head or said, asked])
 
     def version(self, execution: Execution) -> bytes:
         if not self._version:
