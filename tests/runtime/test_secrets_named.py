@@ -157,6 +157,19 @@ def test_the_key_file_is_made_once_for_its_user_alone() -> None:
     assert key_file().read_bytes() == before
 
 
+def test_a_key_file_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    real = tmp_path / "kept" / "keys"
+    real.parent.mkdir()
+    key_file().parent.mkdir(parents=True, exist_ok=True)
+    key_file().symlink_to(real)
+    kitaru.create_secret("creds", {"KEY": VALUE})
+    secrets.rekey()
+    assert key_file().is_symlink()
+    assert len(secret_key.keys_at_hand(b"s" * 16).sealers) == 2
+    # Two homes that share a key file share its lock.
+    assert {path.name for path in real.parent.iterdir()} == {"keys", "keys.lock"}
+
+
 def test_a_key_file_open_to_others_is_closed_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     kitaru.create_secret("creds", {"KEY": VALUE})
     key_file().chmod(0o644)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kitaru.errors import CorruptStoreError, SchemaError, StoreError, StoreReadOnlyError, UsageError
+from kitaru.errors import CorruptStoreError, SchemaError, StoreError, UsageError
 from kitaru.store import schema
 from kitaru.store.protocol import Head, Problem
 from kitaru.store.sqlite import SqliteStore, path_of
@@ -413,8 +413,3 @@ def _run_script(script: Path, *args: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-async def test_opening_a_folder_fails_with_a_typed_error(tmp_path: Path) -> None:
-    with pytest.raises(StoreReadOnlyError):
-        await SqliteStore(tmp_path).open()

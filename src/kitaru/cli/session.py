@@ -32,12 +32,12 @@ def with_runtime(store: str | None, work: Callable[[Runtime], Awaitable[T]]) -> 
 
     from kitaru.runtime.runtime import Runtime
 
-    if store is not None:
-        # What the user's code does through the default runtime belongs into the same store.
-        os.environ["KITARU_STORE"] = store
-
     async def enter() -> T:
         async with Runtime(store, recover=False) as runtime:
+            if store is not None:
+                # What the user's code does through the default runtime belongs into the same store, also where that
+                # code changes the working folder.
+                os.environ["KITARU_STORE"] = runtime.store.url
             return await work(runtime)
 
     return anyio.run(enter)

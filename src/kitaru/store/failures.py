@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import Final
 
 from kitaru.errors import (
@@ -33,6 +34,21 @@ def closed_by_flush(path: str) -> StoreClosedError:
     return StoreClosedError(
         f"{path} closed itself for writing: the disk failed a flush, so what came after it may not be on disk",
         hint="Nothing unacknowledged is trusted. Check the disk, then open the store again and resume its runs.",
+    )
+
+
+def replaced(path: str, gone: str) -> StoreClosedError:
+    """The error of every write after the files of an open store were removed or replaced.
+
+    Args:
+        path: The database file.
+        gone: The file that is no longer the one that was opened.
+    """
+    return StoreClosedError(
+        f"{gone} was removed or replaced while the store {path} was open: writing has stopped, because other processes "
+        "no longer see what this one writes",
+        hint="The last append may be missing from the file. See that the right file is at that path, then start this "
+        "process again: its runs resume from the log.",
     )
 
 
@@ -71,6 +87,8 @@ def translate(error: Exception, path: str) -> StoreError:
         return StoreFullError(
             f"no space left for {path} ({error}); nothing of this append was written", hint="Make room and try again."
         )
+    if name == "SQLITE_CANTOPEN" and not Path(path).exists():
+        return StoreError(f"{path} is not there", hint="It was moved or removed, or KITARU_STORE names another place.")
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")) or isinstance(error, PermissionError):
         return read_only(path, str(error))
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):

@@ -73,23 +73,27 @@ class OwnerLock:
             self._path = folder / self.name
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX)
-            # Somebody who clears away dead owners may have taken the file between its creation and its lock.
+            # Somebody who clears away dead owners may have taken the file between its creation and its lock; from here
+            # on nobody does, because a file is removed under its own exclusive lock only.
             if self._still_there():
                 break
             os.close(self._fd)
         _close_in_children(self)
 
     def _still_there(self) -> bool:
-        try:
-            return self._path.stat().st_ino == os.fstat(self._fd).st_ino
-        except FileNotFoundError:
-            return False
+        return _is_at(self._path, self._fd)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether others take this owner for dead, because its file was removed or replaced."""
+        return self._fd >= 0 and not self._still_there()
 
     def close(self) -> None:
         """Remove the file and free the lock."""
         if self._fd >= 0:
             with contextlib.suppress(OSError):
-                self._path.unlink()
+                if self._still_there():
+                    self._path.unlink()
             self.drop()
 
     def drop(self) -> None:
@@ -97,6 +101,13 @@ class OwnerLock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _close_in_children(lock: OwnerLock) -> None:
@@ -129,6 +140,7 @@ class Owner:
         self._lease = lease
         self._lock: OwnerLock | None = None
         self._recorded = False
+        self._is_cleared = False
         self._next_beat = 0.0
 
     def appear(self) -> None:
@@ -168,8 +180,13 @@ class Owner:
     def beat(self, db: sqlite3.Connection) -> None:
         """Write a heartbeat, in a transaction of its own."""
         now = self.clock()
-        db.execute("UPDATE owners SET beat = ? WHERE no = ?", (now, self.no))
+        self._is_cleared = db.execute("UPDATE owners SET beat = ? WHERE no = ?", (now, self.no)).rowcount == 0
         self._next_beat = now + self._lease / 3
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether others take this owner for dead although it lives."""
+        return self._is_cleared or (self._lock is not None and self._lock.is_lost)
 
     def resign(self, db: sqlite3.Connection) -> None:
         """Give up every run and the row, within the caller's transaction."""
@@ -191,7 +208,7 @@ class Owner:
 def is_free(folder: Path, name: str) -> bool:
     """Whether nobody holds an owner's lock."""
     try:
-        fd = os.open(folder / name, os.O_RDONLY)
+        fd = os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return True
     except OSError:
@@ -250,7 +267,19 @@ def clear_dead(connection: sqlite3.Connection, folder: Path, *, keep: str) -> li
 
 
 def remove_files(folder: Path, names: list[str]) -> None:
-    """Remove the lock files of dead owners."""
+    """Remove the lock files of dead owners: of these names, those whose lock can be taken now."""
     for name in names:
         with contextlib.suppress(OSError):
-            (folder / name).unlink()
+            _remove_if_free(folder / name)
+
+
+def _remove_if_free(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        # A file that looked free may belong to a process that was about to lock it. While this lock is held that
+        # process waits, and then finds its file gone; where it was faster, this raises and the file stays.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(path, fd):
+            path.unlink()
+    finally:
+        os.close(fd)

@@ -114,7 +114,7 @@ class SqliteStore:
         writer.start()
         readers = Readers(
             lambda: schema.connect_reader(
-                path, busy_timeout=patience, read_only=writer.read_only, immutable=writer.immutable
+                writer.path, busy_timeout=patience, read_only=writer.read_only, immutable=writer.immutable
             )
         )
         self._writer, self._readers = writer, readers
@@ -413,7 +413,7 @@ class SqliteStore:
     def _connect_to_read(self) -> sqlite3.Connection:
         writer = self._ours()
         return schema.connect_reader(
-            self._path, busy_timeout=self._busy_timeout, read_only=writer.read_only, immutable=writer.immutable
+            writer.path, busy_timeout=self._busy_timeout, read_only=writer.read_only, immutable=writer.immutable
         )
 
     async def _maintain(self, work: Callable[[sqlite3.Connection], T]) -> T:

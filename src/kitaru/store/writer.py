@@ -33,6 +33,7 @@ from kitaru.store.batch import Head, HeadMovedError, Transaction, read_events
 from kitaru.store.filelock import FileLock
 from kitaru.store.owners import Owner
 from kitaru.store.pieces import Pieces
+from kitaru.store.place import OpenFiles, real_path, refuse_second_names
 from kitaru.store.protocol import Append, Recorded, Sink
 from kitaru.store.schema import transaction
 
@@ -41,6 +42,8 @@ T = TypeVar("T")
 MOST_AT_ONCE: Final = 2_000
 _EVENTS_AFTER: Final = "SELECT seq, turn, data FROM events WHERE run = ? AND seq > ? ORDER BY seq"
 _POLL: Final = 0.2
+_SEEN: Final = 0.05
+"""Seconds for which a look at the files is good before a commit; after a commit there is always one."""
 _IDLE: Final = 0.5
 # In pages of the WAL, as estimated: when to copy it back into the file, if there is nothing else to do and if there is.
 _CHECKPOINT_IDLE: Final = 200
@@ -80,7 +83,7 @@ class Writer:
     """The writing thread of one store.
 
     Args:
-        path: The database file, absolute.
+        path: The database file, absolute; its real path once it is open.
         durability: `full` or `process`.
         lease: Seconds after which an owner without heartbeat counts as stuck.
         busy_timeout: Seconds to wait for another process.
@@ -114,11 +117,13 @@ class Writer:
         self._held: dict[str, Head] = {}
         self._noticed: list[tuple[Sink, str, list[Recorded]]] = []
         self._next_poll = 0.0
+        self._seen_until = 0.0
         self._version = 0
         self._pieces = Pieces()
         self._pages = 0
         self._db: sqlite3.Connection | None = None
         self._file_lock: FileLock | None = None
+        self._files: OpenFiles | None = None
         self._thread = threading.Thread(target=self._main, name="kitaru-writer", daemon=True)
 
     # Any thread.
@@ -188,7 +193,11 @@ class Writer:
 
     def _open(self) -> None:
         try:
+            # Links are followed once: where one is turned to another file later, this store stays with what it opened.
+            self.path = real_path(self.path)
+            self.owner.folder = Path(f"{self.path}.owners")
             schema.create_file(self.path)
+            refuse_second_names(self.path)
             if sqlite3.sqlite_version_info < _WAL_RESET_MENDED:
                 self._file_lock = FileLock(f"{self.path}.lock", self._busy_timeout)
             schema.probe(self.path, busy_timeout=self._busy_timeout)
@@ -196,6 +205,7 @@ class Writer:
             with self._locked():
                 schema.bring_up_to_date(self._db, self.path)
             self._version = self._data_version()
+            self._files = OpenFiles(self.path)
         except (sqlite3.Error, OSError) as error:
             failed = failures.translate(error, self.path)
             if not isinstance(failed, StoreReadOnlyError):
@@ -207,6 +217,17 @@ class Writer:
     def _connection(self) -> sqlite3.Connection:
         assert self._db is not None, "nothing writes through a store that is open for reading"
         return self._db
+
+    def _see_that_all_is_there(self) -> None:
+        """Stop writing where others no longer see what is written here, or take this owner for dead."""
+        assert self._files is not None
+        gone = self._files.changed()
+        if gone is None and self.owner.is_lost:
+            gone = str(self.owner.folder / self.owner.name)
+        if gone is not None:
+            self._broken = failures.replaced(self.path, gone)
+            raise self._broken
+        self._seen_until = time.monotonic() + _SEEN
 
     def _locked(self) -> contextlib.AbstractContextManager[object]:
         return self._file_lock or contextlib.nullcontext()
@@ -255,6 +276,7 @@ class Writer:
                     with self._locked():
                         self.owner.beat(self._connection)
                     self._pages += 2
+                self._see_that_all_is_there()
                 if idle or time.monotonic() >= self._next_poll:
                     self._poll()
             if self._pages >= (_CHECKPOINT_IDLE if idle else _CHECKPOINT_BUSY):
@@ -288,6 +310,7 @@ class Writer:
                 # It may delete pieces.
                 self._pieces.forget()
                 result = job.alone(self._connection)
+                self._see_that_all_is_there()
         except KitaruError as error:
             job.future.set_exception(error)
         except Exception as error:
@@ -353,6 +376,8 @@ class Writer:
 
     def _attempt(self, items: Sequence[Append | Job[object]], *, fresh: bool) -> Callable[[], None]:
         db = self._connection
+        if time.monotonic() > self._seen_until:
+            self._see_that_all_is_there()
         db.execute("BEGIN IMMEDIATE")
         if fresh:
             self._look()
@@ -370,6 +395,8 @@ class Writer:
             results.append((item, *_outcome(item, tx)))
         tx.apply(appends)
         db.execute("COMMIT")
+        # After the commit and before its acknowledgement: what is acknowledged is in the file that others see.
+        self._see_that_all_is_there()
 
         def finish() -> None:
             if recorded is not None:

@@ -303,7 +303,8 @@ def _known(file: Registry, name: str) -> None:
 
 def _change(edit: Callable[[dict[str, Any], Registry], T]) -> tuple[T, Registry]:
     """Read, edit and write the file while no other process does; what was in it beside stays as it was."""
-    path = registry_path()
+    # The real file, so that two homes that share it by a link share its lock.
+    path = registry_path().resolve()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FileLock(f"{path}.lock", _PATIENCE)
@@ -328,8 +329,7 @@ def _change(edit: Callable[[dict[str, Any], Registry], T]) -> tuple[T, Registry]
 
 
 def _write(path: Path, text: str) -> None:
-    """Write the file whole or not at all; a link to it stays one."""
-    path = path.resolve()
+    """Write the file whole or not at all."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:

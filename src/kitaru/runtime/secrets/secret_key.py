@@ -208,7 +208,8 @@ def _keep_private(path: Path, found: os.stat_result) -> None:
 
 
 def _write_file(path: Path, keys: list[bytes]) -> None:
-    """Replace the file whole; a reader finds the former one or this one."""
+    """Replace the file whole; a reader finds the former one or this one. A link to it stays one."""
+    path = path.resolve()
     lines = ["# The keys of Kitaru's secrets, newest first. Without them nothing that was stored can be read."]
     lines += [base64.b64encode(key).decode() for key in keys]
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -240,10 +241,12 @@ def _flush_folder(folder: Path) -> None:
 def _locked() -> Iterator[None]:
     from kitaru.store.filelock import FileLock
 
-    folder = home()
+    # The real file, so that two homes that share it by a link share its lock.
+    path = key_file().resolve()
+    folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(str(folder / f"{FILE}.lock"), _LOCK_PATIENCE)
+        lock = FileLock(f"{path}.lock", _LOCK_PATIENCE)
     except OSError as error:
         raise SecretKeyError(
             f"no key can be kept in {folder}: {error.strerror}", hint=f"Set {VARIABLE}, or KITARU_HOME."
