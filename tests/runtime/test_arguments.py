@@ -146,6 +146,16 @@ async def test_what_is_no_flow_cannot_be_started(runtime: Runtime) -> None:
     await handle.result()
     with pytest.raises(UsageError, match="options"):
         await rt.replay(handle.id, {"verify": True})
+    for act in (rt.resume, rt.claim_and_resume, rt.retry, rt.replay, rt.cancel, rt.events):
+        wrong_ids: list[Any] = [5, None, {}, handle]
+        for run in wrong_ids:
+            with pytest.raises(UsageError, match=r"(?s)by its id.*handle\.id"):
+                await act(run)
+    for act in (rt.resume, rt.claim_and_resume, rt.retry):
+        with pytest.raises(UsageError, match="is not a flow"):
+            await act(handle.id, step)
+    with pytest.raises(UsageError, match="is not a flow"):
+        await rt.replay(handle.id, None, step)
 
 
 async def test_a_wrong_option_in_a_flow_is_an_error_of_the_call(runtime: Runtime) -> None:

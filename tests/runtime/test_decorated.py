@@ -44,6 +44,10 @@ async def add(one: int, other: int) -> int:
     return one + other
 
 
+def plain_add(one: int, other: int) -> int:
+    return one + other
+
+
 class Adds:
     async def __call__(self, one: int) -> int:
         return one + 1
@@ -147,17 +151,22 @@ async def test_cancelling_a_wrapped_flow_runs_its_cleanup(runtime: Runtime) -> N
 
 
 async def test_callables_and_partials_are_steps(runtime: Runtime) -> None:
-    steps: list[Any] = [checkpoint(functools.partial(add, 1)), checkpoint(Adds()), checkpoint(name="sync")(AddsSync())]
-    assert [step.name for step in steps] == ["add", "Adds", "sync"]
+    cached = functools.lru_cache(AddsSync.__call__)
+    steps: list[Any] = [
+        checkpoint(functools.partial(add, 1)), checkpoint(Adds()), checkpoint(name="sync")(AddsSync()),
+        checkpoint(name="cached")(functools.partial(cached, AddsSync())),
+    ]  # fmt: skip
+    assert [step.name for step in steps] == ["add", "Adds", "sync", "cached"]
+    assert checkpoint(functools.lru_cache(plain_add)).name == "plain_add"
 
     @flow
     async def calls() -> list[int]:
         return [await step(2) for step in steps]
 
     handle = await runtime.start(calls.options(run_id="callables"))
-    assert await handle.result() == [3, 3, 3]
+    assert await handle.result() == [3, 3, 3, 3]
     fork = await runtime.replay("callables", kitaru.ReplayOptions(verify=True), calls)
-    assert await fork.handle.result() == [3, 3, 3]
+    assert await fork.handle.result() == [3, 3, 3, 3]
 
 
 async def test_a_wrapper_that_lies_about_its_parameters_gets_its_arguments(runtime: Runtime) -> None:

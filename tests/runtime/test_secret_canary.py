@@ -152,6 +152,7 @@ async def in_ids(rt: Runtime, name: str, run: str) -> None:
     override = ReplayOptions(overrides={"used": json.dumps(name)}, inputs=inputs)
     for place, act in {
         "a run's id": lambda: rt.start(everything.options(run_id=name), token, "ends"),
+        "an image": lambda: rt.start(everything.options(image={"environment": {"A": name}}), token, "ends"),
         "a flow's name": lambda: rt.start(renamed, token, "ends"),
         "a replay's id": lambda: rt.replay(run, ReplayOptions(run_id=name, inputs=inputs), everything),
         "an override": lambda: rt.replay(run, override, everything),

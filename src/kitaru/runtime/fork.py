@@ -145,7 +145,7 @@ async def replay(
         raise UsageError(
             f"replay's options are a {type(options).__name__}", hint="Pass kitaru.ReplayOptions(from_=('draft',))."
         )
-    await runtime.open()
+    await loader.opened(runtime, run, flow)
     events = await runtime.store.events(run)
     source = histories.read(run, events)
     if source.started is None:

@@ -37,9 +37,12 @@ def as_function(function: Callable[..., Any], decorator: str, name: str | None) 
         return function(*args, **kwargs)
 
     call: Callable[..., Any] = call_async if inspect.iscoroutinefunction(inner) else call_sync
-    found = name or str(getattr(inner, "__name__", ""))
-    call.__name__ = call.__qualname__ = type(function).__name__ if found == "__call__" else found
-    call.__module__ = _module_that_decorates()
+    if hasattr(function, "__name__"):
+        functools.update_wrapper(call, function)
+    else:
+        found = name or str(getattr(inner, "__name__", ""))
+        call.__name__ = call.__qualname__ = type(function).__name__ if found == "__call__" else found
+        call.__module__ = _module_that_decorates()
     call.__doc__ = function.__doc__
     call.__annotations__ = dict(getattr(inner, "__annotations__", {}))
     call.__dict__.update(__wrapped__=function, __kitaru_function__=function)

@@ -7,13 +7,16 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kitaru.errors import NotFoundError, UsageError
 from kitaru.runtime.call import Call
 from kitaru.runtime.flow import Flow
 from kitaru.store import codec
 from kitaru.store.events import FlowRef
+
+if TYPE_CHECKING:
+    from kitaru.runtime.runtime import Runtime
 
 _LOADING: Final = "__kitaru_loading__"
 
@@ -113,19 +116,37 @@ def startable(flow: object) -> None:
         UsageError: It is one of these.
     """
     if not isinstance(flow, Flow):
-        hint = "Pass the flow itself, then its arguments: `rt.start(writer, 'tides')`."
-        if isinstance(flow, Call):
-            flow.close()
-            raise UsageError(f"{flow.work.name}(...) at {flow.where} is a call of a flow, not a flow", hint=hint)
-        if callable(flow):
-            hint = "Decorate the function with @flow, above its other decorators."
-        raise UsageError(f"{type(flow).__name__} {getattr(flow, '__name__', '')} is not a flow", hint=hint)
+        raise _no_flow(flow)
     loaded = sys.modules.get(flow.work.module)
     if loaded is not None and getattr(loaded, _LOADING, False):
         raise UsageError(
             f"{loaded.__file__} starts a run while it is being loaded",
             hint='Guard it: `if __name__ == "__main__":`.',
         )
+
+
+async def opened(runtime: Runtime, run: object, flow: object = None) -> None:
+    """Open a runtime for what somebody asks of a run, if that can be meant.
+
+    Raises:
+        UsageError: The run is no id, or the flow no flow.
+    """
+    if not isinstance(run, str):
+        shown = f"{type(run).__name__} {run!r}" if isinstance(run, int) else f"{type(run).__name__}"
+        raise UsageError(f"a run is named by its id, not by a {shown}", hint="Pass a handle's `handle.id`.")
+    if flow is not None and not isinstance(flow, Flow):
+        raise _no_flow(flow)
+    await runtime.open()
+
+
+def _no_flow(given: object) -> UsageError:
+    hint = "Pass the flow itself, then its arguments: `rt.start(writer, 'tides')`."
+    if isinstance(given, Call):
+        given.close()
+        return UsageError(f"{given.work.name}(...) at {given.where} is a call of a flow, not a flow", hint=hint)
+    if callable(given):
+        hint = "Decorate the function with @flow, above its other decorators."
+    return UsageError(f"{type(given).__name__} {getattr(given, '__name__', '')} is not a flow", hint=hint)
 
 
 def _import(name: str) -> ModuleType:

@@ -397,7 +397,7 @@ class Runtime:
             NotFoundError: No such run, or its flow is not to be found.
             StoreError: The log cannot be read or written.
         """
-        await self.open()
+        await loader.opened(self, run, flow)
         if flow is None:
             flow = loader.load_flow((await self.first_event(run)).flow)
         while (live := self._executions.get(run)) is not None:
@@ -419,7 +419,7 @@ class Runtime:
             RunOwnedError: Another living process owns it.
             RunError: It has finished.
         """
-        await self.open()
+        await loader.opened(self, run, flow)
         flow = flow or loader.load_flow((await self.first_event(run)).flow)
         return await self._kept(run, self._claim(run, flow.work))
 
@@ -490,7 +490,7 @@ class Runtime:
             NotFoundError: No such run.
             RunError: It is not failed or cancelled.
         """
-        await self.open()
+        await loader.opened(self, run, flow)
         row = await self.store.run(run)
         if row.status not in ("failed", "cancelled"):
             raise RunError(
@@ -523,7 +523,7 @@ class Runtime:
             NotFoundError: No such run.
             RunError: It has finished; EncodeError: The reason holds a secret.
         """
-        await self.open()
+        await loader.opened(self, run)
         live = self._executions.get(run)
         secrets = live.secrets if live else RunSecrets(self.vault, run)
         secrets.check_text(text_of(reason, "cancel: reason"), "the reason of a cancellation")
@@ -583,7 +583,7 @@ class Runtime:
 
     async def events(self, run: str) -> list[Recorded]:
         """A run's log."""
-        await self.open()
+        await loader.opened(self, run)
         return await self.store.events(run)
 
     async def first_event(self, run: str) -> RunStarted:

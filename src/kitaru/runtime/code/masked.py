@@ -15,8 +15,8 @@ _STARS: Final = "*" * 10
 _MARK: Final = re.compile(r"\*{10}([0-9a-f]{16})")
 _LONGEST: Final = 8192
 
-# Names that only a credential has, and a literal that is assigned or passed under one.
-_NAME: Final = r"(?:api_?key|secret|password|passwd|access_token|auth_token)"
+# Names that a credential has, and a literal that is assigned or passed under one.
+_NAME: Final = r"(?:(?<![a-z])(?:api_?)?key(?![a-z])|(?<![a-z])token(?![a-z])|secret|password|passwd|credential)"
 _CREDENTIAL: Final = re.compile(_NAME, re.IGNORECASE)
 _NAMED: Final = re.compile(
     rf"""\b\w*{_NAME}\w*["']?\s*(?::\s*\w+\s*)?[=:]\s*[bru]{{0,2}}(?P<quote>["'])(?P<value>[^"'\n]{{12,}})(?P=quote)""",

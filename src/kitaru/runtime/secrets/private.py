@@ -119,7 +119,9 @@ class RunSecrets:
 
     def recorded_image(self, own: ImageSettings) -> bytes:
         """What is recorded of its settings: nothing where they are its flow's own, looked up as its code is."""
-        return b"" if self.image == own else images.encoded(self.image)
+        data = b"" if self.image == own else images.encoded(self.image)
+        self.check(data, "the image of a run: value", sent=True)
+        return data
 
     @property
     def parked_as(self) -> str:
