@@ -401,6 +401,17 @@ def test_a_document_that_the_api_cannot_read_is_refused(part: Document) -> None:
         turns(Message("user", (part,)))
 
 
+def test_calls_in_the_history_bring_tools_that_cannot_be_called_where_the_call_has_none() -> None:
+    said = (Message("user", "hi"), assistant("", (ASKED,)), Message("tool", "3", tool_call_id=ASKED.id))
+    body = sent(call(*said))
+    schema = {"type": "object", "properties": {}}
+    assert body["tools"] == [{"name": ASKED.name, "input_schema": schema}]
+    assert body["tool_choice"] == {"type": "none"}
+    own = {"type": "web_search_20250305", "name": "web_search"}
+    assert sent(call(*said, settings=Settings(extra={"tools": [own]})))["tools"] == [own]
+    assert "tools" not in sent(call())
+
+
 def test_a_tool_may_show_an_image() -> None:
     shown = Message("tool", (Text("here"), Image("image/png", b"\x89PNG")), tool_call_id="toolu_1")
     content = turns(Message("user", "hi"), assistant("", (ASKED,)), shown)[2]["content"][0]["content"]

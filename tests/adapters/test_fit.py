@@ -223,7 +223,15 @@ def test_a_strict_tool_is_closed_where_the_provider_wants_it_and_loose_where_it_
     found = fit(call(tools=(SEARCH, Tool("free", "", FREE, strict=True))), row(schema_dialect="closed")).call.tools
     assert found[0].strict
     assert found[0].parameters["required"] == ["name", "age"]
-    assert found[1] == Tool("free", "", FREE)
+    assert found[1] == Tool("free", "", {**FREE, "properties": {}})
+
+
+@pytest.mark.parametrize("parameters", [{}, {"type": "object"}])
+def test_a_tool_without_parameters_says_so_with_properties(parameters: dict[str, object]) -> None:
+    # OpenAI: "object schema missing properties".
+    for lacking in (row(), row(schema_dialect="closed")):
+        (tool,) = fit(call(tools=(Tool("f", "", parameters),)), lacking).call.tools
+        assert tool.parameters == {"type": "object", "properties": {}}
 
 
 # ---- the form of the answer -----------------------------------------------------------------------------------------

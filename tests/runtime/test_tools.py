@@ -177,6 +177,20 @@ def test_a_schema_may_have_fields_that_only_some_providers_know() -> None:
     assert tool_of({"type": "function", "function": function, "cache_control": {"type": "ephemeral"}}).more == more
 
 
+def test_types_in_geminis_upper_case_are_read() -> None:
+    item = {"type": "STRING", "nullable": True, "enum": ["a"]}
+    properties = {"type": {"type": "ARRAY", "items": item}, "n": {"anyOf": [{"type": "INTEGER"}, {"type": "null"}]}}
+    found = tool_of({"name": "find", "parameters": {"type": "OBJECT", "properties": properties, "required": ["type"]}})
+    assert found.parameters == {
+        "type": "object",
+        "properties": {
+            "type": {"type": "array", "items": {"type": ["string", "null"], "enum": ["a", None]}},
+            "n": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        },
+        "required": ["type"],
+    }
+
+
 def test_a_schema_may_say_that_it_is_strict() -> None:
     assert tool_of({"type": "function", "function": {"name": "find", "parameters": SCHEMA, "strict": True}}).strict
 

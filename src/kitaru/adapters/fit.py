@@ -246,6 +246,10 @@ def _choice(call: ModelCall, row: Provider, has: frozenset[str]) -> ToolChoice |
 
 def _tool(tool: Tool, row: Provider) -> Tool:
     dialect = row.capabilities.schema_dialect
+    plain = tool.parameters
+    if "properties" not in plain and not {"$ref", "anyOf", "oneOf", "allOf"} & plain.keys():
+        # OpenAI: "object schema missing properties".
+        tool = msgspec.structs.replace(tool, parameters={"type": "object", **plain, "properties": {}})
     if not tool.strict and dialect != "google":
         return tool
     found = rewrite(tool.parameters, dialect, keywords=row.capabilities.schema_keywords, wrap=False)

@@ -145,7 +145,9 @@ CASES: Final[dict[str, tuple[ModelCall, dict[str, Any]]]] = {
                         {"type": "text", "text": "why?"},
                     ],
                 },
-            ]
+            ],
+            "tools": [{"name": "weather", "input_schema": {"type": "object", "properties": {}}}],
+            "tool_choice": {"type": "none"},
         },
     ),
     "schema": (

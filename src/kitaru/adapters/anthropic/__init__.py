@@ -17,6 +17,7 @@ from kitaru.adapters.anthropic.reply import read
 from kitaru.adapters.anthropic.stream import AnthropicStream
 from kitaru.adapters.anthropic.turns import calls_without_thinking, wire_turns
 from kitaru.adapters.call import ModelCall, Tool
+from kitaru.adapters.call_ids import tool_names
 from kitaru.adapters.endpoint import Endpoint
 from kitaru.adapters.nested import with_listed, with_nested
 from kitaru.adapters.openai_chat.dialect import effort_of
@@ -170,7 +171,11 @@ class Anthropic(msgspec.Struct, frozen=True):
             "stream": True if stream else None,
         }
         rest, fields["tools"] = with_listed(call, "tools", [_tool(tool) for tool in call.tools])
-        rest, fields["tool_choice"] = with_nested(rest, "tool_choice", _tool_choice(call), frozenset())
+        choice = _tool_choice(call)
+        if fields["tools"] is None and (called := sorted(set(tool_names(call.messages).values()))):
+            # "Requests which have `tool_use` or `tool_result` blocks in messages must define tools"
+            fields["tools"], choice = [_tool(Tool(name)) for name in called], {"type": "none"}
+        rest, fields["tool_choice"] = with_nested(rest, "tool_choice", choice, frozenset())
         rest, fields["thinking"] = with_nested(rest, "thinking", thinking, frozenset())
         config = {"effort": effort, "format": form}
         rest, fields["output_config"] = with_nested(rest, "output_config", config, frozenset({"format"}))

@@ -25,6 +25,41 @@ _MOST_INLINED: Final = 500
 """References that are written out; beyond, they stay, as definitions that use each other would explode."""
 
 
+_UPPER: Final = frozenset({"OBJECT", "ARRAY", "STRING", "INTEGER", "NUMBER", "BOOLEAN", "NULL"})
+_SCHEMAS_BY_NAME: Final = frozenset({"properties", "$defs", "definitions", "patternProperties"})
+
+
+def from_google(schema: Schema) -> Schema:
+    """Return a schema whose types may be in Gemini's upper case, with `nullable`, as JSON schema has them.
+
+    Args:
+        schema: It is not changed.
+    """
+    found: Schema = {}
+    for key, value in schema.items():
+        if is_object(value):
+            named = key in _SCHEMAS_BY_NAME
+            found[key] = (
+                {name: from_google(dict(part)) if is_object(part) else part for name, part in value.items()}
+                if named
+                else from_google(dict(value))
+                if key in ("items", "additionalProperties", "not")
+                else value
+            )
+        elif isinstance(value, list) and key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            found[key] = [from_google(dict(part)) if is_object(part) else part for part in value]
+        else:
+            found[key] = value
+    kind = found.get("type")
+    if isinstance(kind, str) and kind in _UPPER:
+        found["type"] = kind.lower()
+        if found.pop("nullable", False) is True:
+            found["type"] = [kind.lower(), "null"]
+            if isinstance(values := found.get("enum"), list):
+                found["enum"] = [*values, None]
+    return found
+
+
 class Google:
     """One pass that leaves what google takes: references are written out unless they are recursive.
 

@@ -58,6 +58,9 @@ def check(arrived: Arrived, ask: Ask, around: Around) -> None:
         raise missing(f"model: {ask.model}")
     _settings(ask)
     _messages(ask, version, around)
+    used = {block.get("type") for one in objects(ask.body.get("messages")) for block in objects(one.get("content"))}
+    if not ask.body.get("tools") and used & {"tool_use", "tool_result"}:
+        raise refused("Requests which have `tool_use` or `tool_result` blocks in messages must define tools")
     _tools(ask)
 
 

@@ -14,6 +14,7 @@ import msgspec
 from kitaru.adapters import Tool, ToolCall, ToolChoice
 from kitaru.adapters.schema import rewrite
 from kitaru.adapters.schema.answers import without_nulls
+from kitaru.adapters.schema.google import from_google
 from kitaru.errors import AnswerError, UsageError
 from kitaru.runtime.calls.docstrings import described
 from kitaru.runtime.calls.from_json import Reading, UnfitError, kind_of
@@ -344,6 +345,7 @@ def _checked(tool: Tool) -> Tool:
         raise UsageError(
             f"a tool cannot be called {tool.name[:80]!r}", hint="Names are letters, digits, _ and -, at most 64."
         )
+    tool = msgspec.structs.replace(tool, parameters=from_google(tool.parameters))
     if tool.parameters.get("type", "object") != "object":
         raise UsageError(
             f"the parameters of {tool.name} are a JSON {tool.parameters.get('type')}, not an object",
