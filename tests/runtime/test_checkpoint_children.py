@@ -72,6 +72,35 @@ async def test_a_failed_child_of_an_interrupted_checkpoint_fails_again_without_r
     assert ran == ["child"]
 
 
+async def test_a_child_of_an_interrupted_checkpoint_is_not_taken_for_one_of_another_kind(store_url: str) -> None:
+    reached, first_time = asyncio.Event(), True
+
+    @checkpoint(name="sleep")
+    async def no_timer(seconds: float) -> str:
+        return f"slept {seconds}"
+
+    @checkpoint(name="now")
+    async def no_clock() -> str:
+        return "noon"
+
+    @checkpoint
+    async def outer() -> list[str]:
+        if first_time:
+            await kitaru.sleep(0.0)
+            kitaru.now()
+            reached.set()
+            await asyncio.Event().wait()
+        return [await no_timer(0.0), await no_clock()]
+
+    @flow
+    async def body() -> list[str]:
+        return await outer()
+
+    await stopped(store_url, body, "r", reached)
+    first_time = False
+    assert await resumed(store_url, body, "r") == ["slept 0.0", "noon"]
+
+
 async def test_grandchildren_of_an_interrupted_checkpoint_are_reused_too(store_url: str) -> None:
     ran: list[str] = []
     reached, first_time = asyncio.Event(), True

@@ -21,7 +21,7 @@ from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.call import MISSING, Call
 from kitaru.runtime.flight import Flight
 from kitaru.runtime.history import History
-from kitaru.runtime.keys import Place, here, name_of
+from kitaru.runtime.keys import Place, here
 from kitaru.runtime.log import log
 from kitaru.runtime.replay import EXECUTE, REUSE, Asked, Decision, Record, Verdict, decide, moved, resumed
 from kitaru.runtime.secrets.bound import bound
@@ -201,7 +201,7 @@ class Execution:
         if record is not None and record.claimed:
             record = None
         if record is None and self.history.may_move:
-            record = moved(self.history.alike(name_of(call.key), call.inputs.fingerprint))
+            record = moved(self.history.alike(call))
         return record
 
     def decision(self, call: Call[Any], record: Record | None) -> Decision:

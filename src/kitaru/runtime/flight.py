@@ -81,9 +81,9 @@ class Flight:
 
     def finished_child(self, call: Call[Any]) -> Record | None:
         """The first unclaimed one of those that is the same call; equal ones can stand for each other."""
-        name, fingerprint = call.work.name, call.inputs.fingerprint
+        asked = (call.work.kind, call.work.name, call.inputs.fingerprint)
         for record in self.known:
-            if not record.claimed and name_of(record.key) == name and record.event.fingerprint == fingerprint:
+            if not record.claimed and (record.event.kind, name_of(record.key), record.event.fingerprint) == asked:
                 return record
         return None
 

@@ -66,7 +66,7 @@ class History:
         self.other_python = False
         self.started: RunStarted | None = None
         self._children: dict[str, list[Record]] = {}
-        self._alike: dict[tuple[str, bytes], list[Record]] | None = None
+        self._alike: dict[tuple[str, str, bytes], list[Record]] | None = None
         self.pythons: set[str] = set()
         """The Python versions that wrote the log, or made what it copied."""
         self._effects_begun: set[str] = set()
@@ -78,13 +78,14 @@ class History:
         """Whether a key that is not recorded may take the record of another."""
         return self.rules.replaying or self.other_python
 
-    def alike(self, name: str, fingerprint: bytes) -> list[Record]:
-        """The records of boundaries called `name` with these inputs."""
+    def alike(self, call: Call[Any]) -> list[Record]:
+        """The records of boundaries of that call's kind, name and inputs."""
         if self._alike is None:
             self._alike = {}
             for record in self.records.values():
-                self._alike.setdefault((name_of(record.key), record.event.fingerprint), []).append(record)
-        return self._alike.get((name, fingerprint), [])
+                event = record.event
+                self._alike.setdefault((event.kind, name_of(record.key), event.fingerprint), []).append(record)
+        return self._alike.get((call.work.kind, name_of(call.key), call.inputs.fingerprint), [])
 
     def children(self, key: str, attempt: int) -> list[Record]:
         """The finished boundaries inside one attempt of a checkpoint."""
@@ -104,7 +105,7 @@ class History:
         else:
             recorded, asked = shown(event.inputs), shown(call.inputs.data or b"")
         hint = "Mend the code and resume, or replay the run: `kitaru replay " + self.run + "`."
-        if any(r is not record for r in self.alike(name_of(call.key), call.inputs.fingerprint)):
+        if any(r is not record for r in self.alike(call)):
             hint = "Only the order of calls of that name differs: does the flow iterate over a set? Sort it. " + hint
         return DivergenceError(
             f"run {self.run} diverged at {call.key}, event {record.seq}\n"
