@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 
 import pytest
 
-from kitaru import Runtime, StepError, checkpoint, flow
-from kitaru.store.events import StepCompleted, StepStarted
+from kitaru import Call, Runtime, StepError, checkpoint, flow
+from kitaru.store import codec
+from kitaru.store.events import RunFailed, StepCompleted, StepStarted
 from tests.runtime.runs import PATIENCE, keys_of, of_type, resumed, run_of, stopped, until
 
 
@@ -51,10 +53,140 @@ async def test_an_exception_is_rebuilt_alike_on_the_first_run_and_on_resume(stor
         assert str(error) == "refused: no key"
         assert error.code == 41
         assert error.__notes__ == ["ask the admin"]
-    # On the first run it is chained from the live one, with its traceback.
-    assert isinstance(causes[0], RefusedError)
-    assert causes[0].__traceback__ is not None
-    assert causes[0] is not seen[0]
+    assert causes == [None, None]
+
+
+def chained(how: str) -> None:
+    """Raise an exception with another chain behind it, by `how`."""
+    if how == "from":
+        try:
+            raise KeyError("lost")
+        except KeyError as error:
+            raise ValueError("no such page") from error
+    if how == "from another":
+        try:
+            raise KeyError("lost")
+        except KeyError:
+            raise ValueError("no such page") from OSError("gone")
+    if how == "from none":
+        try:
+            raise KeyError("lost")
+        except KeyError:
+            raise ValueError("no such page") from None
+    if how == "while handling":
+        try:
+            raise KeyError("lost")
+        except KeyError:
+            raise ValueError("no such page")  # noqa: B904  # it is the kind that is tested
+    if how == "group":
+        one = ValueError("no such page")
+        one.__cause__ = OSError("gone")
+        one.add_note("page 7")
+        raise ExceptionGroup("pages", [one, KeyError("lost")])
+    raise ValueError("no such page")
+
+
+def chain_of(error: BaseException | None) -> object:
+    """An exception with all that it is chained to, comparable."""
+    if error is None:
+        return None
+    members = [chain_of(member) for member in error.exceptions] if isinstance(error, BaseExceptionGroup) else []
+    return [
+        repr(error), chain_of(error.__cause__), chain_of(error.__context__), error.__suppress_context__,
+        getattr(error, "__notes__", []), members,
+    ]  # fmt: skip
+
+
+CHAINS = ("from", "from another", "from none", "while handling", "group", "plain")
+
+
+@checkpoint
+async def chains(how: str) -> None:
+    chained(how)
+
+
+@checkpoint
+def chains_on_a_thread(how: str) -> None:
+    chained(how)
+
+
+@checkpoint(retries=1, backoff=0)
+async def chains_twice(how: str) -> None:
+    chained(how)
+
+
+@checkpoint
+async def nests(how: str) -> None:
+    await chains(how)
+
+
+@flow
+async def child(how: str) -> None:
+    await chains(how)
+
+
+@pytest.mark.parametrize("how", CHAINS)
+async def test_the_chain_of_an_exception_is_the_same_on_the_first_run_and_on_resume(store_url: str, how: str) -> None:
+    reached, first_time = asyncio.Event(), True
+    seen: list[object] = []
+
+    async def look(call: Call[None]) -> None:
+        try:
+            await call
+        except (ValueError, ExceptionGroup) as error:
+            seen.append(chain_of(error))
+
+    @flow
+    async def body() -> None:
+        for step in (chains, chains_on_a_thread, chains_twice, nests, child):
+            await look(step(how))
+            await look(step(how).submit())
+        try:
+            raise LookupError("of the flow's")
+        except LookupError:
+            await look(chains(how))
+        if first_time:
+            reached.set()
+            await asyncio.Event().wait()
+
+    await stopped(store_url, body, "r", reached)
+    first_time = False
+    await resumed(store_url, body, "r")
+    with pytest.raises((ValueError, ExceptionGroup)) as raised:
+        chained(how)
+    assert seen[:10] == [chain_of(raised.value)] * 10
+    assert seen[11:] == seen[:11]
+
+
+async def test_the_chain_of_a_runs_failure_is_the_same_to_its_starter_and_to_a_later_reader(runtime: Runtime) -> None:
+    async def body() -> object:
+        try:
+            await chains("from")
+        except ValueError as error:
+            raise RefusedError("no page", code=7) from error
+        return None
+
+    handle = await runtime.start(flow(name="body")(body).options(run_id="r"))
+    with pytest.raises(RefusedError) as first:
+        await handle.result()
+    with pytest.raises(RefusedError) as later:
+        await (await runtime.resume("r", flow(name="body")(body))).result()
+    assert chain_of(first.value) == chain_of(later.value)
+    assert repr(first.value.__cause__.__cause__) == "KeyError('lost')"  # type: ignore[union-attr]  # else it fails
+
+
+async def test_a_failure_on_the_first_run_has_the_live_traceback_and_is_recorded_with_it_once(runtime: Runtime) -> None:
+    async def body() -> None:
+        await chains("plain")
+
+    handle = await runtime.start(flow(name="body")(body).options(run_id="r"))
+    with pytest.raises(ValueError, match="no such page") as caught:
+        await handle.result()
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert names.index("body") < names.index("chains") < names.index("chained")
+    (failed,) = await of_type(runtime, "r", RunFailed)
+    text = codec.format_exception(await runtime.value(failed.error))
+    assert [text.count(f", in {name}\n") for name in ("body", "chains", "chained")] == [1, 1, 1]
 
 
 async def test_an_exception_of_an_unknown_class_becomes_a_step_error_on_the_first_run_too(runtime: Runtime) -> None:

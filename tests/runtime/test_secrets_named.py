@@ -9,6 +9,7 @@ import gzip
 import os
 import signal
 import stat
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -487,7 +488,7 @@ async def test_a_secret_in_a_flows_own_exception_is_masked(runtime: Runtime) -> 
     assert VALUE not in "".join(traceback.format_exception(caught.value))
 
 
-async def test_an_exception_without_a_secret_keeps_its_cause(runtime: Runtime) -> None:
+async def test_an_exception_without_a_secret_keeps_its_traceback(runtime: Runtime) -> None:
     await stored(runtime)
 
     @checkpoint
@@ -501,7 +502,7 @@ async def test_an_exception_without_a_secret_keeps_its_cause(runtime: Runtime) -
 
     with pytest.raises(ValueError, match="plain") as caught:
         await (await runtime.start(body)).result()
-    assert isinstance(caught.value.__cause__, ValueError)
+    assert "fails" in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
 
 
 async def test_a_constant_taken_from_the_environment_is_not_kept_with_the_source(

@@ -100,7 +100,7 @@ def _failed(execution: Execution, error: BaseException) -> tuple[AnyEvent, BaseE
     causes = tuple(dict.fromkeys(key for e, key in execution.failures if e in _chain(error)))
     failure = codec.decode_exception(data, module=execution.flow.module)
     if not was_masked:
-        failure.__cause__ = error
+        failure = failure.with_traceback(error.__traceback__)
     return RunFailed(1, time.time(), blob, causes), failure, artifacts
 
 

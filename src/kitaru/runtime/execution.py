@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from kitaru.errors import (
@@ -468,7 +469,8 @@ class Execution:
             if task is not None and not task.done():
                 asyncio.Task.cancel(task)
 
-    def failed_with(self, data: bytes, call: Call[Any]) -> BaseException:
-        error = codec.decode_raised(data, module=call.work.module)
+    def failed_with(self, data: bytes, call: Call[Any], trace: TracebackType | None = None) -> BaseException:
+        """The failure as it is recorded; `trace` is the live traceback, where it has just happened."""
+        error = codec.decode_raised(data, module=call.work.module).with_traceback(trace)
         self.failures.append((error, call.key))
         return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from kitaru.errors import (
@@ -12,6 +13,7 @@ from kitaru.errors import (
 from kitaru.runtime.blobs import INLINE_LIMIT, blob_of
 from kitaru.runtime.call import Call
 from kitaru.runtime.flight import Flight, running_task
+from kitaru.runtime.raised import raise_unchanged
 from kitaru.runtime.refusals import refusal
 from kitaru.runtime.replay import Decision, Record, Verdict
 from kitaru.runtime.turns import Waiter
@@ -83,8 +85,8 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
     finally:
         del execution.flights[call.key]
     if error is not None:
-        # What was masked for the log must not come back as its cause.
-        raise execution.failed_with(data, call) from (None if was_masked else error)
+        # What was masked for the log must not come back with its traceback.
+        raise_unchanged(execution.failed_with(data, call, None if was_masked else error.__traceback__))
     if work.kind == "save":
         execution.saved[call.inputs.args[0]] = outcome
     return work.value_of(data, event)
@@ -145,12 +147,12 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
         if known.state == "completed":
             return call.work.value_of(await execution.bytes_of(known.outcome), known.event)
         if isinstance(known.event, StepFailed):
-            raise execution.failed_with(await execution.bytes_of(known.event.error), call)
+            raise_unchanged(execution.failed_with(await execution.bytes_of(known.event.error), call))
     if call.work.effects and execution.rules.replaying:
         effect = _effect_inside(execution, call, inside)
         if effect is not None:
             if isinstance(effect.event, StepFailed):
-                raise execution.failed_with(await execution.bytes_of(effect.event.error), call)
+                raise_unchanged(execution.failed_with(await execution.bytes_of(effect.event.error), call))
             return call.work.value_of(await execution.bytes_of(effect.outcome), effect.event)
     execution.order += 1
     flight = Flight(execution, call, execution.order, call.party)
@@ -158,7 +160,7 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
     flight.known = execution.history.children(call.key, 1)
     flight.begin(running_task(execution.host.loop))
     execution.flights[call.key] = flight
-    cause: BaseException | None = None
+    trace: TracebackType | None = None
     failed: StepFailed | None = None
     try:
         try:
@@ -171,11 +173,11 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
             if execution.leaving:
                 raise Suspended from None
             data, failed, artifacts, was_masked = _failed(flight, failure, artifacts, final=True)
-            cause = None if was_masked else failure
+            trace = None if was_masked else failure.__traceback__
         execution.record_source(flight.code)
         if failed is not None:
             await execution.append_durably([failed], artifacts)
-            raise execution.failed_with(data, call) from cause
+            raise_unchanged(execution.failed_with(data, call, trace))
         outcome, more = blob_of(data)
         event = call.work.completed_event(flight, time.time(), outcome)
         await execution.append_durably([event], {**artifacts, **more, **call.work.outcome_artifacts(flight)})

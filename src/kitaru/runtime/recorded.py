@@ -12,6 +12,7 @@ from kitaru.errors import (
 from kitaru.runtime import live
 from kitaru.runtime.call import Call
 from kitaru.runtime.flight import Flight
+from kitaru.runtime.raised import raise_unchanged
 from kitaru.runtime.refusals import refusal
 from kitaru.runtime.replay import EXECUTE, Decision, Record, Verdict
 from kitaru.runtime.turns import Waiter
@@ -58,7 +59,7 @@ async def take(
             live.gave_up_waiting(execution, call, record)
             raise
         if record.state == "failed":
-            raise execution.failed_with(data, call)
+            raise_unchanged(execution.failed_with(data, call))
         return work.value_of(data, record.event)
     return await _refused(execution, call, record, decision, party)
 

@@ -147,6 +147,38 @@ async def own(number: int, x: int, way: int) -> int:
     raise OwnError(number, x)
 
 
+@checkpoint(retries=1, backoff=0.0)
+async def chains(number: int, x: int, way: int) -> int:
+    attempt = began()
+    await lag()
+    try:
+        raise KeyError(x)
+    except KeyError as error:
+        failure = ValueError(f"step {number}, attempt {attempt}")
+        failure.add_note(f"of {x}")
+        if way == 1:
+            raise failure from error
+        if way == 2:
+            raise failure from None
+        raise BaseExceptionGroup("several", [failure, OwnError(number)]) if x % 2 else failure  # noqa: B904
+
+
+def chain_of(error: BaseException | None) -> list[Any]:
+    """An exception with all that it is chained to."""
+    if error is None:
+        return []
+    members = [chain_of(member) for member in error.exceptions] if isinstance(error, BaseExceptionGroup) else []
+    notes = getattr(error, "__notes__", [])
+    return [
+        repr(error),
+        chain_of(error.__cause__),
+        chain_of(error.__context__),
+        error.__suppress_context__,
+        notes,
+        members,
+    ]
+
+
 BY_STEPS: ContextVar[int] = ContextVar("by_steps", default=0)
 
 
@@ -264,6 +296,13 @@ async def play_own(node: Node, x: int) -> int:
 async def play_context(node: Node, x: int) -> int:
     x = await outcome((sets, sets_in_a_thread)[node[2] % 2](node[1], x))
     return await outcome(step(node[1], mix(x, BY_STEPS.get())))
+
+
+async def play_chain(node: Node, x: int) -> int:
+    try:
+        return await outcome(chains(node[1], x, node[2]))
+    except (ValueError, BaseExceptionGroup) as error:
+        return await outcome(step(node[1], mix(chain_of(error))))
 
 
 async def play_raise(node: Node, x: int) -> int:
@@ -541,6 +580,11 @@ def play_in_thread(node: Node, x: int) -> int:
             return loaded(fails(number, x))
         except ValueError as error:
             return mix(str(error))
+    if kind == "chain":
+        try:
+            return loaded(chains(number, x, few))
+        except (ValueError, BaseExceptionGroup) as error:
+            return loaded(step(number, mix(chain_of(error))))
     if kind == "context":
         x = loaded((sets, sets_in_a_thread)[few % 2](number, x))
         return loaded(step(number, mix(x, BY_STEPS.get())))

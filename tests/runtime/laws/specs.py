@@ -27,6 +27,7 @@ LEAVES: Final = (
     "nap",
     "own",
     "context",
+    "chain",
 )
 BRANCHES: Final = (
     "seq", "seq", "seq", "gather", "gather", "calls", "group", "anyio", "kgather", "kmap", "scope", "orphan", "try",
@@ -98,6 +99,7 @@ def spec_of(seed: int) -> Node:
             "handles",
             "own",
             "context",
+            "chain",
         )
         steps: list[Node] = []
         for _ in range(maker.random.randint(2, 6)):

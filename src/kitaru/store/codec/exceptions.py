@@ -40,6 +40,8 @@ class Recorded(msgspec.Struct, omit_defaults=True):
     suppress: bool = False
     members: list[Recorded] | None = None
     pydantic: bytes = b""
+    no_context: bool = False
+    """It was raised from its cause where nothing was being handled; else a missing context is the cause."""
 
     @property
     def name(self) -> str:
@@ -199,6 +201,7 @@ def _record(exc: BaseException, depth: int, seen: frozenset[int], *, bare: bool)
         recorded.cause = inner(exc.__cause__)
         if exc.__context__ is not exc.__cause__:
             recorded.context = inner(exc.__context__)
+            recorded.no_context = exc.__context__ is None and exc.__cause__ is not None
         recorded.suppress = exc.__suppress_context__
     return recorded
 
@@ -259,9 +262,10 @@ def _is_left_out(cls: type, name: str) -> bool:
 
 def _traceback(exc: BaseException) -> str:
     frames = traceback.StackSummary.extract(traceback.walk_tb(exc.__traceback__), limit=-_FRAMES)
-    earlier = getattr(exc, _TRACEBACK, "")
-    lines = (earlier if isinstance(earlier, str) else "") + "".join(frames.format())
-    return _text(lines, "")
+    lines = _text("".join(frames.format()), "")
+    inner = getattr(exc, _TRACEBACK, "")
+    # Where it was raised first: in the process that recorded it, those frames are still the last ones.
+    return lines if not isinstance(inner, str) or lines.endswith(inner) else lines + inner
 
 
 # ---- together
@@ -277,7 +281,10 @@ def _rebuild(recorded: Recorded, classes: Classes) -> BaseException:
         exc.__dict__[_TRACEBACK] = recorded.traceback
     if recorded.cause is not None:
         exc.__cause__ = _rebuild(recorded.cause, classes)
-    exc.__context__ = exc.__cause__ if recorded.context is None else _rebuild(recorded.context, classes)
+    if recorded.context is not None:
+        exc.__context__ = _rebuild(recorded.context, classes)
+    elif not recorded.no_context:
+        exc.__context__ = exc.__cause__
     exc.__suppress_context__ = recorded.suppress
     return exc
 
