@@ -4,6 +4,7 @@
     ├── UsageError                 the call cannot be right; nothing happened
     │   ├── ForkedProcessError     a forked child touched its parent's runtime
     │   ├── NotAwaitedError        an attribute of a call that was not awaited (also an AttributeError)
+    │   ├── UnguardedError         a script starts a run while it is loaded for another run
     │   └── UnsupportedError       a binding setting that the provider or model lacks
     ├── NotFoundError              no such run, flow, alias, artifact
     │   └── AmbiguousError         a prefix or selector that fits several
@@ -78,6 +79,12 @@ class NotAwaitedError(UsageError, AttributeError):
     """An attribute of a call was asked for before the call was awaited."""
 
     code = "not_awaited"
+
+
+class UnguardedError(UsageError):
+    """A script starts a run, or calls a model, while it is loaded for another run."""
+
+    code = "unguarded"
 
 
 class UnsupportedError(UsageError):

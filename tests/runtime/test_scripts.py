@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kitaru import Runtime, UsageError
-from kitaru.errors import NotFoundError
+from kitaru.errors import NotFoundError, UnguardedError
 from kitaru.runtime import loader
 from tests.runtime.runs import Script, ran
 
@@ -93,21 +93,80 @@ def test_a_script_resumes_its_own_run_by_starting_it_again(tmp_path: Path) -> No
 
 
 UNGUARDED = """
-from kitaru import flow
+from __future__ import annotations
+import asyncio
+import anyio
+import kitaru
+from kitaru import checkpoint, flow
+
+@checkpoint
+def plain(text: str) -> str:
+    return text
 
 @flow
 def quick() -> int:
     return 1
 
-print(quick.run().wait())
+@flow
+async def slow() -> int:
+    return 2
+
+async def main() -> None:
+    print(await slow())
+
+{start}
+
+@flow
+async def behind() -> int:
+    return 3
 """
 
+STARTS = [
+    "print(quick.run().wait())",
+    "print(asyncio.run(slow()))",
+    "asyncio.run(main())",
+    "anyio.run(main)",
+    "number = quick().load()\nprint(number)",
+    "a, b = asyncio.run(main()), 1\nif b:\n    print(a)",
+    'text = kitaru.llm("hello", model="test/echo").load()\nprint(text)',
+    "try:\n    asyncio.run(main())\nfinally:\n    pass",
+]
 
-def test_a_script_that_starts_a_run_while_it_is_loaded_is_refused(tmp_path: Path) -> None:
+
+@pytest.mark.parametrize("start", STARTS)
+async def test_a_script_is_loaded_without_the_runs_that_it_starts(
+    tmp_path: Path, runtime: Runtime, start: str, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "unguarded.py"
-    path.write_text(UNGUARDED)
-    with pytest.raises(UsageError, match="starts a run while it is being loaded") as caught:
-        loader.load_file(path)
+    path.write_text(UNGUARDED.format(start=start))
+    handle = await runtime.start(loader.load_spec(f"{path}:behind"))
+    assert await handle.result() == 3
+    assert len(await runtime.store.runs()) == 1
+    lines = [path.read_text().splitlines()[vars(record)["line"] - 1].strip() for record in caplog.records]
+    assert lines[0] in start
+
+
+@pytest.mark.parametrize("start", STARTS[:3])
+def test_a_script_is_loaded_alike_where_no_loop_runs(tmp_path: Path, start: str) -> None:
+    path = tmp_path / "unguarded.py"
+    path.write_text(UNGUARDED.format(start=start))
+    assert loader.load_spec(f"{path}:behind").name == "behind"
+
+
+def test_what_else_a_script_raises_is_raised(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text(UNGUARDED.format(start="asyncio.run(main())\nprint(nowhere)"))
+    with pytest.raises(NameError, match="nowhere"):
+        loader.load_spec(f"{path}:behind")
+
+
+def test_a_module_that_starts_a_run_while_it_is_imported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unguarded_module.py").write_text(UNGUARDED.format(start=STARTS[0]))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnguardedError, match="starts a run while it is being loaded") as caught:
+        loader.load_spec("unguarded_module:behind")
     assert '__name__ == "__main__"' in str(caught.value)
 
 

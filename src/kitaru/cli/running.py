@@ -40,6 +40,7 @@ def loaded(load: Callable[[], Flow[..., Any]], what: str) -> Flow[..., Any]:
         LoadError: The file raised; names its line.
         KitaruError: As `load` raises.
     """
+    from kitaru.runtime.loading import GUARD, is_unguarded
     from kitaru.runtime.views.shown import is_own
 
     try:
@@ -56,7 +57,10 @@ def loaded(load: Callable[[], Flow[..., Any]], what: str) -> Flow[..., Any]:
     except Exception as error:
         own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own(frame.filename)]
         line = f"\n  at {render.short_path(own[-1].filename)}:{own[-1].lineno}  {own[-1].line}" if own else ""
-        raise LoadError(f"{what} cannot be loaded: {type(error).__name__}: {error}{line}") from error
+        raise LoadError(
+            f"{what} cannot be loaded: {type(error).__name__}: {error}{line}",
+            hint=GUARD if is_unguarded(error) else None,
+        ) from error
 
 
 def run_to_end(

@@ -17,6 +17,7 @@ from kitaru.runtime.children import awaited_result, child_id, start_child
 from kitaru.runtime.functions import as_function, file_of, mark_async
 from kitaru.runtime.handle import outermost
 from kitaru.runtime.keys import Place, here, valid_name
+from kitaru.runtime.loading import refuse_while_loading
 from kitaru.runtime.secrets.image import NO_IMAGE, ImageSettings, as_image
 from kitaru.runtime.secrets.private import takes_secret
 from kitaru.runtime.starting import run_inside, start_inside
@@ -292,6 +293,8 @@ class Flow(Generic[P, T]):
                 f"{self.name}.options(...) is called as a function",
                 hint="Use .start() or .run() of it; a flow called by another flow has an id of its parent's making.",
             )
+        if place is None:
+            refuse_while_loading()
         call = make_call(self._work, place, self._bound + args, kwargs, sys._getframe(1))
         if place is not None and place.thread is not None:
             wait_for(call)

@@ -9,9 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from kitaru.errors import NotFoundError, UsageError
+from kitaru.errors import NotFoundError, UnguardedError, UsageError
 from kitaru.runtime.call import Call
 from kitaru.runtime.flow import Flow
+from kitaru.runtime.loading import GUARD, execute_rest, loading, refuse_while_loading
 from kitaru.store import codec
 from kitaru.store.events import FlowRef
 
@@ -74,7 +75,8 @@ def loaded_flow(ref: FlowRef) -> Flow[..., Any] | None:
 
 def load_file(path: Path) -> ModuleType:
     """A script or module by its path. A module of a package that can be imported is imported under its own name; any
-    other file is loaded once, and stands for the script that it is when run as `__main__`.
+    other file is loaded once, and stands for the script that it is when run as `__main__`; a statement of it that
+    starts a run is left out.
 
     Raises:
         NotFoundError: No such file.
@@ -100,7 +102,11 @@ def load_file(path: Path) -> ModuleType:
     codec.register_main_alias(name)
     setattr(module, _LOADING, True)
     try:
-        spec.loader.exec_module(module)
+        with loading(str(path)):
+            try:
+                spec.loader.exec_module(module)
+            except Exception as error:
+                execute_rest(module, path, error)
     except BaseException:
         del sys.modules[name]
         raise
@@ -119,10 +125,8 @@ def startable(flow: object) -> None:
         raise _no_flow(flow)
     loaded = sys.modules.get(flow.work.module)
     if loaded is not None and getattr(loaded, _LOADING, False):
-        raise UsageError(
-            f"{loaded.__file__} starts a run while it is being loaded",
-            hint='Guard it: `if __name__ == "__main__":`.',
-        )
+        raise UnguardedError(f"{loaded.__file__} starts a run while it is being loaded", hint=GUARD)
+    refuse_while_loading()
 
 
 async def opened(runtime: Runtime, run: object, flow: object = None) -> None:
@@ -153,7 +157,8 @@ def _import(name: str) -> ModuleType:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        return importlib.import_module(name)
+        with loading(name):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise NotFoundError(

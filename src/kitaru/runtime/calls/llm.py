@@ -20,6 +20,7 @@ from kitaru.runtime.calls.question import Sending, Settings
 from kitaru.runtime.calls.reply import Reply
 from kitaru.runtime.calls.work import LlmWork, Prompt
 from kitaru.runtime.keys import valid_name
+from kitaru.runtime.loading import refuse_while_loading
 from kitaru.runtime.threads import wait_for
 from kitaru.runtime.work import make_call
 
@@ -300,6 +301,8 @@ def _sending(
 
 def _call(work: LlmWork, frame: FrameType) -> Call[Any]:
     place = current_place()
+    if place is None:
+        refuse_while_loading("calls a model")
     call = make_call(work, place, (), {}, frame)
     if work.base_url:
         _refuse_private(work.base_url, call)
