@@ -627,3 +627,51 @@ async def test_a_log_is_the_same_whether_the_run_was_stopped_or_not(store_url: s
         await (await whole.start(two.options(run_id="whole"))).result()
         assert await keys_of(whole, "cut", StepCompleted) == await keys_of(whole, "whole", StepCompleted)
         assert isinstance((await log_of(whole, "cut"))[-1], RunCompleted)
+
+
+@pytest.mark.parametrize("when", [asyncio.ALL_COMPLETED, asyncio.FIRST_COMPLETED])
+async def test_a_set_of_tasks_iterates_as_in_the_first_process(when: str, store_url: str) -> None:
+    reached, first_time = asyncio.Event(), True
+
+    @checkpoint
+    async def fetch(number: int) -> int:
+        return number
+
+    @checkpoint
+    async def waits() -> None:
+        reached.set()
+        if first_time:
+            await asyncio.Event().wait()
+
+    @flow
+    async def in_the_order_of_a_set() -> list[int]:
+        found, pending = [], {asyncio.create_task(fetch(number)) for number in range(12)}
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=when)
+            found += [await fetch(100 + task.result()) for task in done]
+        await waits()
+        return found
+
+    await stopped(store_url, in_the_order_of_a_set, "r", reached)
+    first_time = False
+    assert sorted(await resumed(store_url, in_the_order_of_a_set, "r")) == list(range(100, 112))
+
+
+async def test_a_set_of_calls_iterates_in_a_replay_as_in_its_source(store_url: str) -> None:
+    ran: list[int] = []
+
+    @checkpoint
+    async def fetch(number: int) -> int:
+        ran.append(number)
+        return number
+
+    @flow
+    async def in_the_order_of_a_set() -> list[int]:
+        return [await fetch(await call) for call in {fetch(number).submit() for number in range(12)}]
+
+    async with Runtime(store_url) as runtime:
+        first = await (await runtime.start(in_the_order_of_a_set.options(run_id="r"))).result()
+        ran.clear()
+        fork = await runtime.replay("r", flow=in_the_order_of_a_set)
+        again = await runtime.replay(fork.run, flow=in_the_order_of_a_set)
+        assert [await fork.handle.result(), await again.handle.result(), ran] == [first, first, []]

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterator
 from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeGuard, TypeVar, cast
+from zlib import crc32
 
 from kitaru.errors import NotAwaitedError, Suspended, UsageError
 from kitaru.runtime.keys import Place, here
@@ -294,7 +295,8 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
         return bool(self._plain() == other)
 
     def __hash__(self) -> int:
-        return id(self)
+        # From the key, so that sets of calls iterate in the same order in every process.
+        return crc32(self.key.encode(), self.place.execution.salt) if self.place is not None else id(self) >> 4
 
     def __repr__(self) -> str:
         state = ("new", "running", "done", "failed")[self._state]

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
 
 from kitaru.errors import (
     Suspended,
@@ -70,6 +71,8 @@ class Execution:
         self.inputs = inputs
         self.history = history
         self.records = history.records
+        self.salt = crc32(history.root.encode())
+        """Tells the tasks of this run and its replays from those of others; see `RunTask`."""
         self.rules = history.rules
         self.turns = Turns(host.loop, self, grace=host.replay_grace)
         self.turns.recorded.extend(history.turns)

@@ -200,8 +200,8 @@ def opening(
     started = RunStarted(
         v=1, at=now, flow=flow, inputs=inputs, fingerprint=fingerprint, kitaru=kitaru_version(), python=PYTHON,
         parent=parent,
-        origin=Origin(source.run, events[-1].seq if events else 0, msgspec.msgpack.encode(rules)), registry=snapshot,
-        image=image,
+        origin=Origin(source.run, events[-1].seq if events else 0, msgspec.msgpack.encode(rules), source.root),
+        registry=snapshot, image=image,
     )  # fmt: skip
     first: list[AnyEvent] = [started]
     first += [CodeSeen(1, now, digest, blob) for digest, blob in source.codes.items()]

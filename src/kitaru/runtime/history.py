@@ -74,6 +74,12 @@ class History:
         """The attempts of model calls that have no outcome yet."""
 
     @property
+    def root(self) -> str:
+        """The run that this one is a replay of, at the end of the chain; its own id where it is none."""
+        origin = self.started.origin if self.started is not None else None
+        return self.run if origin is None else origin.root or origin.run
+
+    @property
     def may_move(self) -> bool:
         """Whether a key that is not recorded may take the record of another."""
         return self.rules.replaying or self.other_python

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from zlib import crc32
 
 from kitaru.errors import UsageError
 from kitaru.runtime.raised import Contained
@@ -73,7 +74,18 @@ here: ContextVar[Place | None] = ContextVar("kitaru_here", default=None)
 
 
 class RunTask(asyncio.Task[Any]):
-    """A task of a run. It tells cancellations that a step asks of its own task from those that come from outside."""
+    """A task of a run. It tells cancellations that a step asks of its own task from those that come from outside.
+
+    Sets of tasks iterate in the same order in every process: the hash of a task of the flow comes from its path.
+    """
+
+    def __init__(self, coro: Any, *, path: str = "", salt: int = 0, **options: Any) -> None:
+        # Before asyncio puts the task into a set of its own.
+        self._hash = crc32(path.encode(), salt) if path else id(self) >> 4
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def cancel(self, msg: Any | None = None) -> bool:
         cancelled = super().cancel(msg)
@@ -163,10 +175,15 @@ def _factory_after(before: TaskFactory | None) -> TaskFactory:
                     options["context"] = context
                 return before(loop, coro, **options)
             return asyncio.Task(coro, loop=loop, context=context, **options)
-        if not getattr(coro, "keyed", False):
+        path = ""
+        if getattr(coro, "keyed", False):
+            path = getattr(coro, "key", "")
+        else:
             if place.inside is None:
                 context = copy_context() if context is None else context.copy()
-                context.run(here.set, _place_of(coro, place))
+                own = _place_of(coro, place)
+                context.run(here.set, own)
+                path = own.prefix
             if isinstance(coro, Coroutine):
                 coro = Contained(coro)
         if options.get("eager_start"):
@@ -176,7 +193,7 @@ def _factory_after(before: TaskFactory | None) -> TaskFactory:
                 options["context"] = context
             task = within(loop, coro, **options)
         else:
-            task = RunTask(coro, loop=loop, context=context, **options)
+            task = RunTask(coro, path=path, salt=place.execution.salt, loop=loop, context=context, **options)
         if place.inside is None:
             place.execution.born(task)
         return task

@@ -52,11 +52,15 @@ class Parent(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
-    """The run that a replay was forked from, the last event it saw of it, and the replay's options (encoded)."""
+    """The run that a replay was forked from, the last event it saw of it, and the replay's options (encoded).
+
+    `root` is the run at the end of the chain of origins; empty where that is `run`, or was not recorded yet.
+    """
 
     run: str
     seq: int
     options: bytes
+    root: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):

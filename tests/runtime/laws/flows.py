@@ -451,7 +451,7 @@ async def play_first(node: Node, x: int) -> int:
     pending = set(tasks)
     while pending:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        x = mix(x, [(tasks.index(task), task.result()) for task in sorted(done, key=tasks.index)])
+        x = mix(x, [(tasks.index(task), task.result()) for task in done])
         x = await outcome(step(node[1], x))
     return x
 
@@ -462,7 +462,7 @@ async def play_hedge(node: Node, x: int) -> int:
     for task in pending:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
-    won = [(tasks.index(task), task.result()) for task in sorted(done, key=tasks.index)]
+    won = [(tasks.index(task), task.result()) for task in done]
     return await outcome(step(node[1], mix(won)))
 
 
