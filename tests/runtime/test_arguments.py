@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections.abc import Callable
 from datetime import timedelta
@@ -61,6 +62,48 @@ NO_DURATION = [math.nan, math.inf, -1, "soon", "5", True, [1], timedelta(seconds
 def test_what_is_no_duration_is_refused(use: Callable[[object], object], value: object) -> None:
     with pytest.raises(UsageError):
         use(value)
+
+
+NO_SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"model": 5}, "model=5"),
+    ({"system": 5}, "system is an int"),
+    ({"temperature": "0.2"}, "temperature='0.2'"),
+    ({"temperature": True}, "temperature=True"),
+    ({"temperature": float("nan")}, "temperature=nan"),
+    ({"temperature": -0.1}, "temperature=-0.1"),
+    ({"temperature": 10**400}, "temperature=1"),
+    ({"max_tokens": "5"}, "max_tokens='5'"),
+    ({"max_tokens": 5.5}, "max_tokens=5.5"),
+    ({"max_tokens": 0}, "max_tokens=0"),
+    ({"max_tokens": True}, "max_tokens=True"),
+    ({"top_p": 1.5}, "top_p=1.5"),
+    ({"stop": ""}, "stop=''"),
+    ({"stop": ["a", ""]}, "stop="),
+    ({"stop": [5]}, "stop="),
+    ({"stop": b"x"}, "stop=b'x'"),
+    ({"stop": 5}, "stop=5"),
+    ({"seed": "7"}, "seed='7'"),
+    ({"seed": 7.0}, "seed=7.0"),
+    ({"reasoning": "ultra"}, "reasoning='ultra'"),
+    ({"reasoning": -1}, "reasoning=-1"),
+    ({"reasoning": 1.5}, "reasoning=1.5"),
+    ({"reasoning": ["low"]}, "reasoning="),
+    ({"context_length": "8k"}, "context_length='8k'"),
+    ({"strict": "yes"}, "strict='yes'"),
+    ({"fallbacks": "test/echo"}, "fallbacks='test/echo'"),
+    ({"fallbacks": [5]}, "fallbacks="),
+    ({"base_url": 5}, "base_url=5"),
+    ({"api_key": 5}, "api_key is a int"),
+    ({"headers": "x: y"}, "headers are a str"),
+    ({"headers": {"x": 5}}, "headers: the value of 'x'"),
+    ({"attachments": "photo.png"}, "attachments is a list"),
+    ({"images": {"data": b"x"}}, "images is a list"),
+    ({"attachments": 5}, "attachments=5"),
+    ({"extra": ["x"]}, "extra is a list"),
+    ({"extra": {"openai": 5}}, "'openai' is given a int"),
+    ({"retry": "3"}, "retry='3'"),
+    ({"timeout": "soon"}, "timeout='soon'"),
+]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +168,14 @@ def test_what_is_no_duration_is_refused(use: Callable[[object], object], value: 
         (lambda: wrong.Runtime("sqlite:///x.db", durability="most"), "durability"),
         (lambda: wrong.Retry(attempts="3"), "attempts"),
         (lambda: wrong.llm("q", model="test/echo", name=5), "5 cannot name"),
+        *((functools.partial(wrong.llm, "q", **{"model": "test/echo", **given}), says) for given, says in NO_SETTINGS),
+        *(
+            (functools.partial(wrong.llm.reply, "q", **{"model": "test/echo", **given}), says)
+            for given, says in NO_SETTINGS
+        ),
+        (lambda: wrong.llm("q", model="test/echo", json="yes"), "json='yes'"),
+        (lambda: wrong.llm([], model="test/echo"), "no messages"),
+        (lambda: wrong.llm(b"q", model="test/echo"), "not a bytes"),
     ],
 )
 def test_an_option_of_a_wrong_type_names_itself(use: Callable[[], object], says: str) -> None:

@@ -300,7 +300,7 @@ def test_a_message_that_cannot_be_right_is_refused_by_its_number_without_its_con
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("prompt", [5, b"x", [], {"role": "user", "content": "x"}, None])
+@pytest.mark.parametrize("prompt", [5, b"x", {"role": "user", "content": "x"}, None])
 def test_what_is_no_prompt_is_refused(prompt: object) -> None:
     with pytest.raises(UsageError, match="a text or a list of messages"):
         normalised(prompt, None, "llm")

@@ -60,12 +60,35 @@ def count_of(value: object, name: str, *, least: int = 0) -> int:
         UsageError: It is none, or too small.
     """
     try:
-        number = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # this is the check
+        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # this is the check
     except TypeError:
-        number = -1
-    if number < least:
+        number = None
+    if number is None or number < least:
         raise UsageError(f"{name}={_shown(value)}: a whole number of {least} or more is needed")
     return number
+
+
+def number_of(value: object, name: str, *, least: float, most: float = math.inf) -> float:
+    """Return a finite number, an int as it is.
+
+    Args:
+        value: What the caller passed.
+        name: The option's name, for the error.
+        least: The smallest that makes sense.
+        most: The largest that makes sense.
+
+    Raises:
+        UsageError: It is none, or too small or too large.
+    """
+    try:
+        known = isinstance(value, Real | Decimal) and not isinstance(value, bool)
+        number = math.nan if not known else value if isinstance(value, int) else float(value)  # type: ignore[arg-type]  # Real and Decimal
+        if math.isfinite(number) and least <= number <= most:
+            return number
+    except (OverflowError, ValueError):
+        pass
+    within = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of {least:g} or more"
+    raise UsageError(f"{name}={_shown(value)}: a number {within} is needed")
 
 
 def flag_of(value: object, name: str) -> bool:

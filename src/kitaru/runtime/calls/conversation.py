@@ -55,11 +55,15 @@ def normalised(prompt: object, system: str | None, name: str) -> list[Message]:
     Raises:
         UsageError: It is nothing of the kind. Names the message's number and what is wrong, and shows no content.
     """
+    if system is not None and not isinstance(system, str | Call):
+        raise UsageError(f"{name}: system is {_a(system)}, not a text")
     messages: list[Message] = [{"role": "system", "content": system}] if system is not None else []
     if isinstance(prompt, str | Call):
         return [*messages, {"role": "user", "content": prompt}]
-    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview) or not prompt:
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
         raise UsageError(f"{name}: a prompt is a text or a list of messages, not {_a(prompt)}")
+    if not prompt:
+        raise UsageError(f"{name}: the prompt has no messages", hint='Such as [{"role": "user", "content": "..."}].')
     for number, message in enumerate(prompt):
         at = f"{name}: message {number}"
         if (

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, TypeVar, get_args, overload
 
 import msgspec
 
 from kitaru.errors import UsageError
-from kitaru.runtime.arguments import Duration, seconds_of
+from kitaru.runtime.arguments import Duration, count_of, flag_of, names_of, number_of, seconds_of, text_of, tuple_of
 from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.calls.question import Sending, Settings
 from kitaru.runtime.calls.reply import Reply
 from kitaru.runtime.calls.work import LlmWork, Prompt
 from kitaru.runtime.keys import valid_name
 from kitaru.runtime.loading import refuse_while_loading
+from kitaru.runtime.models.alias import Effort
 from kitaru.runtime.threads import wait_for
 from kitaru.runtime.work import make_call
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeForm
 
-    from kitaru.adapters import Effort, Retry, SecretStr, Timeouts, Tool
+    from kitaru.adapters import Retry, SecretStr, Timeouts, Tool
     from kitaru.runtime.calls.answers import Form
 
 T = TypeVar("T")
@@ -161,7 +163,7 @@ class Llm:
             fallbacks, form,
         )  # fmt: skip
         sending = _sending(api_key, headers, timeout, retry)
-        files = (*attachments, *images)
+        files = _files(attachments, images)
         return _call(LlmWork(valid_name(name), prompt, system, files, settings, sending, form), sys._getframe(1))
 
     def reply(
@@ -218,7 +220,7 @@ class Llm:
                 tool_choice=msgspec.to_builtins(choice) if choice is not None else None,
             )
         sending = _sending(api_key, headers, timeout, retry)
-        files = (*attachments, *images)
+        files = _files(attachments, images)
         return _call(
             LlmWork(valid_name(name), prompt, system, files, settings, sending, None, sources), sys._getframe(1)
         )
@@ -228,7 +230,7 @@ llm: Final = Llm()
 
 
 def _form(response_type: object, json: bool, json_keys: Sequence[str] | None) -> Form | None:
-    if response_type is None and not json and json_keys is None:
+    if response_type is None and not flag_of(json, "json") and json_keys is None:
         return None
     from kitaru.runtime.calls.answers import form_of
 
@@ -251,25 +253,46 @@ def _settings(
     form: Form | None,
 ) -> Settings:
     return Settings(
-        model=model,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        top_p=top_p,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
-        seed=seed,
-        base_url=base_url,
+        model=None if model is None else text_of(model, "model"),
+        temperature=None if temperature is None else number_of(temperature, "temperature", least=0),
+        max_tokens=None if max_tokens is None else count_of(max_tokens, "max_tokens", least=1),
+        top_p=None if top_p is None else number_of(top_p, "top_p", least=0, most=1),
+        stop=_stops(stop),
+        seed=None if seed is None else count_of(seed, "seed", least=-(2**63)),
+        base_url=None if base_url is None else text_of(base_url, "base_url"),
         extra=_extra(extra) if extra else {},
-        reasoning=reasoning,
-        context_length=context_length,
-        strict=strict,
-        fallbacks=tuple(fallbacks),
+        reasoning=_reasoning(reasoning),
+        context_length=None if context_length is None else count_of(context_length, "context_length", least=1),
+        strict=flag_of(strict, "strict"),
+        fallbacks=names_of(fallbacks or (), "fallbacks"),
         form=form.describe() if form is not None else None,
     )
+
+
+def _stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    stops = () if stop is None else names_of([stop] if isinstance(stop, str) else stop, "stop")
+    if "" in stops:
+        raise UsageError(f"stop={stop!r}: an empty text ends no answer", hint="Leave stop= out.")
+    return stops
+
+
+def _reasoning(reasoning: Effort | int | None) -> Effort | int | None:
+    efforts: tuple[str, ...] = get_args(Effort)
+    if reasoning is None:
+        return None
+    if isinstance(reasoning, str):
+        if reasoning in efforts:
+            return reasoning
+        hint = f"It is {', '.join(efforts)}, or a number of tokens."
+        raise UsageError(f"reasoning={reasoning!r}: no such effort", hint=hint)
+    return count_of(reasoning, "reasoning")
 
 
 def _extra(extra: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     from kitaru.adapters import provider
 
+    if not isinstance(extra, Mapping):
+        raise UsageError(f"extra is a {type(extra).__name__}, not a mapping", hint='Write extra={"openai": {...}}.')
     for name, fields in extra.items():
         if not isinstance(fields, Mapping):
             raise UsageError(
@@ -296,7 +319,32 @@ def _sending(
         from kitaru.adapters import Timeouts as AllTimeouts
 
         limits = timeout if isinstance(timeout, AllTimeouts) else seconds_of(timeout, "timeout", zero=False)
-    return Sending(api_key, dict(headers or {}), limits, policy)
+    if api_key is not None and not isinstance(api_key, str):
+        from kitaru.adapters import SecretStr as Secret
+
+        if not isinstance(api_key, Secret):
+            raise UsageError(f"api_key is a {type(api_key).__name__}", hint="Pass the key as text, or a SecretStr.")
+    return Sending(api_key, _headers(headers), limits, policy)
+
+
+def _headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    if headers is not None and not isinstance(headers, Mapping):
+        raise UsageError(
+            f"headers are a {type(headers).__name__}, not a mapping", hint='Write headers={"name": "value"}.'
+        )
+    found: dict[Any, Any] = dict(headers or {})
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise UsageError(f"headers: the value of {str(name)[:40]!r} is a {type(value).__name__}, not a text")
+    return found
+
+
+def _files(attachments: Sequence[Attachment], images: Sequence[Attachment]) -> tuple[Attachment, ...]:
+    for name, given in (("attachments", attachments), ("images", images)):
+        one: object = given
+        if isinstance(one, str | bytes | os.PathLike | Mapping):
+            raise UsageError(f"{name} is a list, and is given a {type(one).__name__}", hint=f"Write {name}=[...].")
+    return (*tuple_of(attachments or (), "attachments"), *tuple_of(images or (), "images"))
 
 
 def _call(work: LlmWork, frame: FrameType) -> Call[Any]:
