@@ -29,6 +29,7 @@ from kitaru.runtime.durable import load, log, now, random, save, sleep, timeout,
 from kitaru.runtime.flow import Flow, flow
 from kitaru.runtime.fork import Fork, ReplayOptions
 from kitaru.runtime.handle import RunHandle
+from kitaru.runtime.health import Health
 from kitaru.runtime.keys import scope
 from kitaru.runtime.runtime import Runtime
 from kitaru.runtime.secrets.credentials import credentials
@@ -57,6 +58,7 @@ __all__ = [
     "EncodeError",
     "Flow",
     "Fork",
+    "Health",
     "ImageSettings",
     "KitaruError",
     "ModelConnectionError",

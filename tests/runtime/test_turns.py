@@ -38,6 +38,9 @@ class Listener:
     def handed(self, waiters: list[Waiter]) -> None:
         self.handed_back.append([waiter.key for waiter in waiters])
 
+    def broken(self, error: Exception) -> None:
+        raise error
+
 
 class Run:
     """Tasks that play the part of a run's flow code, and what they were handed, in order."""
@@ -392,3 +395,22 @@ async def test_calls_given_to_asyncio_keep_the_keys_of_their_place_in_the_code(r
 
     await (await runtime.start(calls.options(run_id="r"))).result()
     assert sorted(await keys_of(runtime, "r", StepCompleted)) == ["work", "work[1]", "work[2]", "work[3]"]
+
+
+async def test_a_fault_while_handing_over_is_told_to_the_run() -> None:
+    class Faulty(Listener):
+        def __init__(self) -> None:
+            super().__init__()
+            self.told: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+
+        def handed(self, waiters: list[Waiter]) -> None:
+            raise ZeroDivisionError(len(waiters))
+
+        def broken(self, error: Exception) -> None:
+            self.told.set_result(error)
+
+    listener = Faulty()
+    turns = Turns(asyncio.get_running_loop(), listener, grace=60.0)
+    turns.recorded.append(RecordedTurn(1, ["a"], strict=True))
+    turns.ask("a", asyncio.current_task())
+    assert isinstance(await asyncio.wait_for(listener.told, PATIENCE), ZeroDivisionError)

@@ -88,6 +88,21 @@ async def awaited_result(parent: Execution, handle: RunHandle[Any]) -> object:
         raise
 
 
+def give_up_child(parent: Execution, run: str) -> None:
+    """Cancel a child that its parent's code does not wait for any more, also one that is about to start."""
+    runtime = parent.host.runtime
+
+    def cancel(_: object = None) -> None:
+        child = runtime.live_run(run)
+        if child is not None:
+            child.host.loop.call_soon_threadsafe(child.cancel, f"given up by its parent {parent.run}")
+
+    cancel()
+    for task, taken in runtime.taking.items():
+        if taken == run:
+            task.add_done_callback(cancel)
+
+
 async def end_children(parent: Execution) -> None:
     """Cancel the runs that a run has started and that are not to outlive it, and wait for their cleanup."""
     runtime = parent.host.runtime

@@ -51,6 +51,19 @@ class RootTask(RunTask):
 
 async def run_to_its_end(execution: Execution) -> None:
     """Run the flow's code, record how it ended, and tell whoever waits: the body of a run's root task."""
+    try:
+        await _run_to_its_end(execution)
+    except Exception as error:
+        # A fault of ours must not leave a run that nobody executes, nor anybody waiting for it.
+        execution.broken(error)
+        execution.host.ended(execution)
+        with contextlib.suppress(KitaruError):
+            await execution.host.store.release(execution.run, execution.epoch)
+        if not execution.finished.done():
+            execution.finished.set_exception(error)
+
+
+async def _run_to_its_end(execution: Execution) -> None:
     end: AnyEvent | None = None
     artifacts: dict[bytes, bytes] = {}
     result = b""

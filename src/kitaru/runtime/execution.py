@@ -435,6 +435,12 @@ class Execution:
             self.stopped_by = error
         self.leave("")
 
+    def broken(self, error: Exception) -> None:
+        """Leave memory because of a fault in the engine itself: never in silence, and the log is left as it is."""
+        log().error("run.broken", run_id=self.run, exc_info=error)
+        self.host.runtime.problems.failed(f"run {self.run}", error)
+        self.stop(error)
+
     def leave(self, reason: str) -> None:
         """Leave memory: from now on nothing executes or is recorded, and the run's tasks are cancelled."""
         if self.leaving:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 from kitaru.errors import EncodeError, Suspended, UsageError
 from kitaru.runtime.annotations import hints_of, types_in
 from kitaru.runtime.call import Call, current_place, unawaited
-from kitaru.runtime.children import awaited_result, child_id, start_child
+from kitaru.runtime.children import awaited_result, child_id, give_up_child, start_child
 from kitaru.runtime.functions import as_function, file_of, mark_async
 from kitaru.runtime.handle import outermost
 from kitaru.runtime.keys import Place, here, valid_name
@@ -211,8 +211,7 @@ class FlowWork(Work):
         return await awaited_result(flight.execution, await start_child(flight.execution, self, flight))
 
     def abandoned(self, flight: Flight) -> None:
-        run = flight.execution.run
-        flight.execution.host.runtime.cancel_child(run, child_id(run, flight.key))
+        give_up_child(flight.execution, child_id(flight.execution.run, flight.key))
 
     def started_event(self, flight: Flight, at: float) -> BoundaryEvent:
         return ChildStarted(

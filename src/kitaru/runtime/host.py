@@ -10,6 +10,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
 from kitaru.runtime.keys import install_task_factory
+from kitaru.runtime.log import log
 from kitaru.runtime.threads import report
 from kitaru.store.events import CancelRequested
 from kitaru.store.protocol import Append, Recorded, Store
@@ -80,7 +81,13 @@ class Host:
         """Do something beside the runs of this loop, in a task that belongs to none of them."""
         task = asyncio.Task(chore, loop=self.loop, context=Context())
         self._chores.add(task)
-        task.add_done_callback(self._chores.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, chore: asyncio.Task[None]) -> None:
+        self._chores.discard(chore)
+        if not chore.cancelled() and (error := chore.exception()) is not None:
+            self.runtime.problems.failed("background work", error)
+            log().error("background.failed", exc_info=error)
 
     def ended(self, execution: Execution) -> None:
         """The run has left this loop."""
@@ -115,16 +122,19 @@ class Host:
         if not self.runs:
             self._ticking = False
             return
+        self.loop.call_later(ANNOUNCE_AFTER / 2, self._tick)
         for execution in list(self.runs.values()):
             if execution.busy:
-                execution.announce_long(ANNOUNCE_AFTER)
-        self.loop.call_later(ANNOUNCE_AFTER / 2, self._tick)
+                try:
+                    execution.announce_long(ANNOUNCE_AFTER)
+                except Exception as error:
+                    execution.broken(error)
 
     def deliver(self, appends: list[Append]) -> None:
         """Hand the store's answers to the runs they concern."""
         if len(appends) == 1:
             context: Any = appends[0].context
-            getattr(context, "execution", context).acknowledged(appends)
+            self._tell(getattr(context, "execution", context), appends)
             return
         by_run: dict[Any, list[Append]] = {}
         for append in appends:
@@ -136,7 +146,14 @@ class Host:
             else:
                 of_run.append(append)
         for execution, of_run in by_run.items():
-            execution.acknowledged(of_run)
+            self._tell(execution, of_run)
+
+    def _tell(self, execution: Any, appends: list[Append]) -> None:
+        try:
+            execution.acknowledged(appends)
+        except Exception as error:
+            # One run's fault is not to keep their answers from the others.
+            execution.broken(error)
 
     def notice(self, run: str, events: list[Recorded]) -> None:
         """Another process appended to a run of this loop."""
@@ -185,6 +202,11 @@ class Ask:
             self.future.set_exception(append.error)
         else:
             self.future.set_result(None)
+
+    def broken(self, error: Exception) -> None:
+        """The answer could not be taken."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 async def submit(host: Host, append: Append) -> None:

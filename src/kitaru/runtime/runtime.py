@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
 
 from kitaru.errors import (
-    DivergenceError,
     ForkedProcessError,
     KitaruError,
     NotFoundError,
@@ -34,11 +33,12 @@ from kitaru.runtime.execution import Execution
 from kitaru.runtime.flow import Flow, FlowWork
 from kitaru.runtime.fork import Fork, ReplayOptions, replay
 from kitaru.runtime.handle import RunHandle, ended, left
+from kitaru.runtime.health import Health, Problems
 from kitaru.runtime.history import PYTHON, History, kitaru_version
 from kitaru.runtime.host import Host, drained, submit
 from kitaru.runtime.keys import here
 from kitaru.runtime.models import current_registry
-from kitaru.runtime.recovery import recovered, secrets_or_park
+from kitaru.runtime.recovery import Recovery, secrets_or_park
 from kitaru.runtime.secrets import private as privates
 from kitaru.runtime.secrets.bound import bound
 from kitaru.runtime.secrets.private import RunSecrets
@@ -104,13 +104,14 @@ class Runtime:
         self.recover_every = seconds_of(recover_every, "recover_every", zero=False)
         self._hosts: dict[asyncio.AbstractEventLoop, Host] = {}
         self._executions: dict[str, Execution] = {}
-        self._diverged: set[str] = set()
-        """Runs whose code, as this process has it, does not fit their log: it would not fit the next time either."""
+        self.problems = Problems()
+        self._recovery = Recovery(self)
         self._lock = threading.Lock()
         self._opened: Future[None] | None = None
         self._background: BackgroundLoop | None = None
         self._pool: ThreadPoolExecutor | None = None
-        self._taking: dict[asyncio.Task[Any], str] = {}
+        self.taking: dict[asyncio.Task[Any], str] = {}
+        """What is about to make this process the owner of which run."""
         self._pid = os.getpid()
         self._closed = False
 
@@ -119,8 +120,8 @@ class Runtime:
     async def __aenter__(self) -> Self:
         await self.open()
         if self._recover:
-            await self.recover()
-            self.host().spawn(self._keep_recovering())
+            await self._recovery.try_once()
+            self.host().spawn(self._recovery.keep())
         return self
 
     async def __aexit__(
@@ -172,7 +173,7 @@ class Runtime:
         here_ = asyncio.get_running_loop()
         if here_ in self._hosts:
             await self._hosts[here_].end_chores()
-        if taking := [task for task in self._taking if task.get_loop() is here_]:
+        if taking := [task for task in self.taking if task.get_loop() is here_]:
             await asyncio.wait(taking)
         for loop, host in list(self._hosts.items()):
             if loop is here_:
@@ -289,12 +290,12 @@ class Runtime:
         context.run(here.set, None)
         # Made directly, not through the loop's factory: it is no task of a flow that calls this.
         task = asyncio.Task(taking, context=context)
-        self._taking[task] = run
+        self.taking[task] = run
         task.add_done_callback(self._taken)
         return await asyncio.shield(task)
 
     def _taken(self, task: asyncio.Task[Any]) -> None:
-        del self._taking[task]
+        del self.taking[task]
         if not task.cancelled():
             task.exception()  # whoever still waits for it gets it
 
@@ -442,7 +443,7 @@ class Runtime:
         try:
             return await self.store.claim(run, host.sink, python=PYTHON)
         except RunOwnedError:
-            if run in self._executions or list(self._taking.values()).count(run) > 1:
+            if run in self._executions or list(self.taking.values()).count(run) > 1:
                 raise
             # It may be this store's own for nobody: left behind where its release could not be written.
             await self.store.release(run, (await self.store.run(run)).epoch)
@@ -539,19 +540,25 @@ class Runtime:
             live.host.loop.call_soon_threadsafe(live.cancel, reason)
 
     async def recover(self) -> list[str]:
-        """Resume, on this loop, the unfinished runs of loaded flows that nobody owns. Gives their ids."""
-        await self.open()
-        return await recovered(self, self._diverged)
+        """Resume, on this loop, the unfinished runs of loaded flows that nobody owns. Gives their ids.
 
-    async def _keep_recovering(self) -> None:
-        while True:
-            await asyncio.sleep(self.recover_every)
-            await self.recover()
+        Raises:
+            StoreError: The store cannot be read. A run that cannot be resumed is left for the next time.
+        """
+        await self.open()
+        return await self._recovery.once()
+
+    def health(self) -> Health:
+        """Say how many runs are in memory, and what of the work in the background fails and is tried again."""
+        if trouble := self.store.trouble:
+            self.problems.failed("store", trouble)
+        else:
+            self.problems.worked("store")
+        return Health(len(self._executions), self.problems.all())
 
     def ended(self, execution: Execution) -> None:
         """A run has left memory."""
-        if isinstance(execution.stopped_by, DivergenceError):
-            self._diverged.add(execution.run)
+        self._recovery.ended(execution)
         execution.secrets.leave()
         if self._executions.get(execution.run) is execution:
             del self._executions[execution.run]
@@ -559,21 +566,6 @@ class Runtime:
     def live_run(self, run: str) -> Execution | None:
         """A run in this process's memory."""
         return self._executions.get(run)
-
-    # -- child runs ---------------------------------------------------------------------------------------------------
-
-    def cancel_child(self, parent: str, run: str) -> None:
-        """The parent gave the child up."""
-
-        def cancel(_: object = None) -> None:
-            child = self._executions.get(run)
-            if child is not None:
-                child.host.loop.call_soon_threadsafe(child.cancel, f"given up by its parent {parent}")
-
-        cancel()
-        for task, taken in self._taking.items():
-            if taken == run:
-                task.add_done_callback(cancel)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

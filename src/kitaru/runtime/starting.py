@@ -8,10 +8,10 @@ from collections.abc import Coroutine
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 
-from kitaru.errors import KitaruError, UsageError
+from kitaru.errors import UsageError
 from kitaru.runtime.arguments import Duration, seconds_of
 from kitaru.runtime.call import Call, current_place
-from kitaru.runtime.children import awaited_result, child_id, drop_failures, start_child
+from kitaru.runtime.children import awaited_result, child_id, drop_failures, give_up_child, start_child
 from kitaru.runtime.handle import RunHandle
 from kitaru.runtime.log import log
 from kitaru.runtime.threads import on_a_loop, wait_for
@@ -76,8 +76,7 @@ class StartWork(Work):
         return run
 
     def abandoned(self, flight: Flight) -> None:
-        execution = flight.execution
-        execution.host.runtime.cancel_child(execution.run, self.child(execution, flight.key))
+        give_up_child(flight.execution, self.child(flight.execution, flight.key))
 
 
 class HandleWork(Work):
@@ -268,10 +267,12 @@ async def _go_on(execution: Execution, work: FlowWork, run: str) -> None:
     while not execution.leaving:
         try:
             await resumed(runtime, work, run)
-        except KitaruError as error:
-            log().warning("child.not_resumed", run_id=run, parent=execution.run, error=str(error))
+        except Exception as error:
+            if runtime.problems.failed(f"run {run}", error):
+                log().warning("child.not_resumed", run_id=run, parent=execution.run, error=str(error))
             await asyncio.sleep(runtime.recover_every)
         else:
+            runtime.problems.worked(f"run {run}")
             return
 
 

@@ -67,6 +67,9 @@ class Listener(Protocol):
     def handed(self, waiters: list[Waiter]) -> None:
         """These recorded outcomes are being handed back now, together."""
 
+    def broken(self, error: Exception) -> None:
+        """Handing over failed: nobody would be handed anything any more."""
+
 
 class Turns:
     """Who of one run waits for what, and whose turn it is. Lives on the run's event loop."""
@@ -316,7 +319,10 @@ class Turns:
 
     def _again(self) -> None:
         self._scheduled = False
-        self.pump()
+        try:
+            self.pump()
+        except Exception as error:
+            self._listener.broken(error)
 
     def _arm(self) -> None:
         if self._timer is None:
@@ -332,7 +338,7 @@ class Turns:
         self._through()
         if self.recorded:
             self.recorded[0].overdue = True
-        self.pump()
+        self._again()
 
     def close(self) -> None:
         """Forget everybody; the run leaves memory."""

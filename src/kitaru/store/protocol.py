@@ -256,6 +256,11 @@ class Store(Protocol):
     def secrets(self) -> SecretStore:
         """The sealed values beside the log."""
 
+    @property
+    def trouble(self) -> str:
+        """What its own upkeep (heartbeats, looking for others' events) failed with last, or why it takes no writes any
+        more; empty where all is well."""
+
     async def open(self) -> None:
         """Open or create it, migrating an older schema after a backup.
 

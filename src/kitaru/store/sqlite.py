@@ -87,6 +87,12 @@ class SqliteStore:
         """The sealed values beside the log; usable while the store is open."""
         return self._secrets
 
+    @property
+    def trouble(self) -> str:
+        """What its own upkeep failed with last, or why it takes no writes any more; empty where all is well."""
+        writer = self._writer
+        return "" if writer is None else writer.trouble
+
     async def open(self) -> None:
         """Open or create the file, migrating an older schema after a backup. Idempotent.
 

@@ -114,6 +114,8 @@ class Writer:
         self.stopped: Future[None] = Future()
         self._accepting = False
         self._broken: StoreError | None = None
+        self.trouble = ""
+        """What the upkeep failed with last, or why nothing is written any more; empty where all is well."""
         self._held: dict[str, Head] = {}
         self._noticed: list[tuple[Sink, str, list[Recorded]]] = []
         self._next_poll = 0.0
@@ -252,12 +254,21 @@ class Writer:
                     break
                 item = self._queue.get_nowait()
         if batch:
-            self._write(batch)
+            self._survive(batch)
         if going_on:
             self._attend(idle=False)
         else:
             self._leave()
         return going_on
+
+    def _survive(self, batch: list[Append | Job[object]]) -> None:
+        try:
+            self._write(batch)
+        except Exception as error:
+            # A fault of ours: what others appended meanwhile is looked up again before the next write.
+            log.exception("%s: a batch of %d failed", self.path, len(batch))
+            self._roll_back()
+            self._fail(batch, StoreError(f"the store {self.path} failed: {type(error).__name__}: {error}"))
 
     def _patience(self) -> float | None:
         if self._broken is not None:
@@ -281,10 +292,15 @@ class Writer:
                     self._poll()
             if self._pages >= (_CHECKPOINT_IDLE if idle else _CHECKPOINT_BUSY):
                 self.checkpoint()
-        except (sqlite3.Error, OSError, StoreError) as error:
+        except Exception as error:
             self._roll_back()
-            self._consider(error)
-            log.warning("%s: upkeep failed: %s", self.path, error)
+            text = str(self._consider(error))
+            if text != self.trouble:
+                # Tried again five times a second: said once.
+                log.warning("%s: upkeep failed: %s", self.path, text)
+            self.trouble = text
+        else:
+            self.trouble = ""
 
     def _write(self, batch: list[Append | Job[object]]) -> None:
         shared: list[Append | Job[object]] = []
@@ -496,6 +512,7 @@ class Writer:
         failed = failures.translate(error, self.path)
         if failures.is_failed_flush(error) or isinstance(failed, CorruptStoreError):
             self._broken = failed
+            self.trouble = str(failed)
         return failed
 
     def _fail(self, items: Sequence[Append | Job[object]], error: KitaruError) -> None:
