@@ -20,6 +20,7 @@ _PERIOD: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)")
 STATES: Final[dict[str, tuple[str, Colour]]] = {
     "done": ("✓", "green"),
     "completed": ("✓", "green"),
+    "in time": ("✓", "green"),
     "reused": ("↷", "cyan"),
     "overridden": ("●", "yellow"),
     "executed": ("●", "green"),

@@ -244,7 +244,7 @@ def gave_up_waiting(execution: Execution, call: Call[Any], record: Record | None
     execution.order += 1
     flight = Flight(execution, call, execution.order, None)
     flight.inputs, _ = blob_of(flight.data)
-    if record is not None:
+    if record is not None and record.own:
         flight.attempt = record.event.attempt
         flight.started = getattr(record.event, "started", record.event.at)
     _gave_up(execution, flight, outcome)

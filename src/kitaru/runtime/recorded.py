@@ -101,6 +101,7 @@ async def _until_cancelled(execution: Execution, call: Call[Any], record: Record
             await future
         except asyncio.CancelledError:
             if not limit.expired():
+                live.gave_up_waiting(execution, call, record)
                 raise
     execution.turns.forget(call.key)
 

@@ -119,6 +119,8 @@ EXECUTE: Final = Decision(Verdict.EXECUTE, "not recorded")
 WAIT: Final = Decision(Verdict.WAIT)
 OVERRIDE: Final = Decision(Verdict.OVERRIDE)
 NO_RULES: Final = Rules()
+TIMERS: Final = frozenset({"sleep", "timer"})
+"""Kinds that cost nothing but time: one that was given up runs again, so that it may run out this time."""
 CODED: Final = frozenset({"step", "flow", "start"})
 """The kinds whose outcome depends on the project's code; without source they count as changed."""
 
@@ -137,6 +139,8 @@ def decide(record: Record | None, asked: Asked, rules: Rules) -> Decision:
         return resumed(record, asked.kind, asked.fingerprint)
     why = _changed(record, asked, rules)
     if not why and record is not None:
+        if record.state == "cancelled" and asked.kind in TIMERS and not rules.verify:
+            return Decision(Verdict.EXECUTE, "had not run out")
         return WAIT if record.state == "cancelled" else REUSE
     if rules.verify:
         return Decision(Verdict.FORBID_LIVE, why)

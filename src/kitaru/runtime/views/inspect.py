@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 VALUES: Final = frozenset({"now", "uuid", "random", "log"})
 """Kinds of boundaries that are values rather than steps."""
 
-DONE: Final = frozenset({"done", "reused", "overridden"})
+DONE: Final = frozenset({"done", "reused", "overridden", "in time"})
 
 _BOUNDARY: Final = msgspec.msgpack.Decoder(BoundaryEvent)
 
@@ -67,8 +67,9 @@ class BoundaryView(msgspec.Struct):
     """One boundary of a run.
 
     `state` is a word: `done`, `failed`, `in doubt` (it was started and has no outcome, so it may have been billed),
-    `running`, `retrying`, `waiting` (a timer, a child run), `cancelled` (the flow gave it up), `reused`, `overridden`,
-    or `to run again`. Times are UTC seconds since the epoch, sizes bytes, `seconds` how long it took.
+    `running`, `retrying`, `waiting` (a timer, a child run), `cancelled` (the flow gave it up), `in time` (a
+    timeout that did not run out), `reused`, `overridden`, or `to run again`. Times are UTC seconds since the epoch,
+    sizes bytes, `seconds` how long it took.
     """
 
     key: str
@@ -315,7 +316,7 @@ def boundaries(events: Sequence[Recorded], row: RunRow) -> list[BoundaryView]:
             assert isinstance(event, BoundaryEvent)
             before = found.get(event.key)
             late = isinstance(event, StepStarted) and before is not None and before.attempt == event.attempt
-            if late and before is not None and before.state in ("done", "failed", "cancelled"):
+            if late and before is not None and before.state in ("done", "failed", "cancelled", "in time"):
                 continue  # a long step's start, queued when its end was already on its way
             found[event.key] = _taken_up(before, seq, event, event.key)
     for shown in found.values():
@@ -351,7 +352,7 @@ def _taken_up(before: BoundaryView | None, seq: int, event: BoundaryEvent, key: 
     elif isinstance(event, StepFailed):
         shown.state = "failed" if event.final else "retrying"
     elif isinstance(event, StepCancelled):
-        shown.state = "cancelled"
+        shown.state = "in time" if event.kind == "timer" else "cancelled"
     else:
         shown.state = "done"
     if isinstance(event, StepCompleted | LlmCompleted):

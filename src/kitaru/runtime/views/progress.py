@@ -74,6 +74,8 @@ async def _told(runtime: Runtime, event: AnyEvent) -> Told | None:
         detail = f"attempt {event.attempt}" if event.attempt > 1 or not event.final else ""
         return Told(event.key, state, event.at - event.started, detail, await failure_of(runtime, event.error))
     if isinstance(event, StepCancelled):
+        if event.kind == "timer":
+            return Told(event.key, "in time", event.at - event.started)
         return Told(event.key, "cancelled", event.at - event.started, "by the flow")
     if isinstance(event, Reused):
         return Told(event.key, "reused")

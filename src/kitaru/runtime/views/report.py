@@ -14,7 +14,7 @@ from kitaru.runtime.calls.answered import outcome_of
 from kitaru.runtime.children import child_id
 from kitaru.runtime.history import History
 from kitaru.runtime.keys import name_of
-from kitaru.runtime.replay import Record
+from kitaru.runtime.replay import TIMERS, Record
 from kitaru.runtime.views.costs import by_boundary, paid
 from kitaru.runtime.views.difference import differences
 from kitaru.store import codec
@@ -99,6 +99,8 @@ async def dry_report(runtime: Runtime, fork: Fork) -> ReplayReport:
     costs = by_boundary(before)
     lines = []
     for record in sorted(_own(past), key=lambda record: record.order):
+        if _ran_in_time(record):
+            continue
         if record.key in fork.would_run:
             lines.append(_line(record.key, record, "would run", costs, why=fork.would_run[record.key]))
         elif record.key in fork.not_reached:
@@ -155,6 +157,10 @@ class _Compared:
                 found.append(
                     _line(record.key, was, "overridden", self._had_cost, output=await self._output(record, was))
                 )
+            elif _ran_in_time(record) and (was is None or _ran_in_time(was)):
+                pass
+            elif was is not None and record.state == was.state == "cancelled" and record.event.attempt == 0:
+                found.append(_line(record.key, was, "reused", self._had_cost))
             elif record.state != "started":
                 found.append(await self._executed(record, was))
             else:
@@ -162,7 +168,7 @@ class _Compared:
             taken.add(record.key)
             order[record.key] = record.order
         for record in _own(past):
-            if record.key in taken or record.state == "started":
+            if record.key in taken or record.state == "started" or _ran_in_time(record):
                 continue
             if came_to_its_end:
                 found.append(_line(record.key, record, "dropped", self._had_cost))
@@ -225,6 +231,8 @@ class _Compared:
             return _with("code changed", await self._edited(was.event.code, event.code))
         if was.state == "failed":
             return "had failed the run"
+        if was.state == "cancelled" and event.kind in TIMERS:
+            return "had not run out"
         return "had no outcome to reuse"
 
     async def _edited(self, was: bytes, now: bytes) -> tuple[str, ...]:
@@ -258,6 +266,11 @@ class _Compared:
 def _own(history: History) -> Iterable[Record]:
     """What a run came to itself: a replay's log also holds what it might have reused."""
     return [record for record in history.records.values() if record.own]
+
+
+def _ran_in_time(record: Record) -> bool:
+    """Whether it is a timeout that did not run out: nothing came of it."""
+    return record.event.kind == "timer" and record.state == "cancelled"
 
 
 def _with(what: str, details: tuple[str, ...]) -> str:
