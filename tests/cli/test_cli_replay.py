@@ -41,7 +41,7 @@ def test_an_unchanged_replay_executes_nothing(kitaru: Kitaru, source: str, folde
 
 
 def test_a_replay_says_which_run_becomes_which(kitaru: Kitaru, source: str) -> None:
-    assert "Replaying source pages(count=3)  →  again" in kitaru("replay", source, "--run-id", "again").err
+    assert 'Replaying source pages(count=3, tag="plain")  →  again' in kitaru("replay", source, "--run-id", "again").err
 
 
 def test_an_edited_step_is_executed_and_its_change_is_told(kitaru: Kitaru, edited: str) -> None:

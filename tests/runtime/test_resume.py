@@ -10,7 +10,7 @@ import uuid
 import pytest
 
 import kitaru
-from kitaru import Runtime, UsageError, checkpoint, flow
+from kitaru import Flow, ReplayOptions, Runtime, UsageError, checkpoint, flow
 from kitaru.store.events import RunClaimed, RunCompleted, RunParked, StepCompleted, TimerFired, TimerSet
 from tests.runtime.runs import PATIENCE, keys_of, log_of, of_type, recorded, resumed, stopped
 
@@ -675,3 +675,47 @@ async def test_a_set_of_calls_iterates_in_a_replay_as_in_its_source(store_url: s
         fork = await runtime.replay("r", flow=in_the_order_of_a_set)
         again = await runtime.replay(fork.run, flow=in_the_order_of_a_set)
         assert [await fork.handle.result(), await again.handle.result(), ran] == [first, first, []]
+
+
+async def test_a_default_argument_is_an_input_of_the_run_that_began_with_it(store_url: str) -> None:
+    reached, first_time = asyncio.Event(), True
+
+    @checkpoint
+    async def waits() -> None:
+        reached.set()
+        if first_time:
+            await asyncio.Event().wait()
+
+    def deployed(price: int) -> Flow[[str], list[object]]:
+        @flow
+        async def child(amount: int = price) -> int:
+            return amount
+
+        @flow
+        async def buys(topic: str, amount: int = price, *, tags: tuple[int, ...] = (price,)) -> list[object]:
+            before = await child()
+            await waits()
+            return [topic, amount, tags, before]
+
+        return buys
+
+    await stopped(store_url, deployed(100), "r", reached, "tides")
+    first_time = False
+    async with Runtime(store_url, recover=False) as runtime:
+        changed = deployed(999)
+        assert await (await runtime.start(changed.options(run_id="r"), "tides")).result() == ["tides", 100, (100,), 100]
+        fork = await runtime.replay("r", flow=changed)
+        assert (await fork.handle.result())[:3] == ["tides", 100, (100,)]
+        fork = await runtime.replay("r", ReplayOptions(inputs={"amount": 5}), flow=changed)
+        assert (await fork.handle.result())[:3] == ["tides", 5, (100,)]
+
+
+async def test_a_default_that_cannot_be_recorded_is_what_the_code_says(store_url: str) -> None:
+    client = object()
+
+    @flow
+    async def asks(topic: str, using: object = client) -> bool:
+        return using is client
+
+    async with Runtime(store_url) as runtime:
+        assert await (await runtime.start(asks, "tides")).result()

@@ -84,14 +84,24 @@ class FlowWork(Work):
             raise UsageError(f"{self.name}{self.signature} cannot be called so: {error}") from None
 
     def encode_named(self, named: Mapping[str, Any]) -> tuple[bytes, bytes]:
-        """Inputs by name, encoded, and their fingerprint.
+        """Inputs by name with the defaults of the others, encoded; and the fingerprint of those that were given.
 
         Raises:
             EncodeError: One of them cannot be recorded.
             Unresolved: One of them is a handle without a value.
         """
-        data = codec.encode(dict(named), unknown=input_stand_in)
+        whole = {**named, **{name: value for name, value in self._defaults.items() if name not in named}}
+        data = codec.encode(whole, unknown=input_stand_in)
         return data, codec.fingerprint(codec.canonical(dict(named), unknown=input_stand_in))
+
+    @functools.cached_property
+    def _defaults(self) -> dict[str, Any]:
+        """The defaults that can be recorded; any other is what the code says when the run goes on."""
+        return {
+            parameter.name: parameter.default
+            for parameter in self.signature.parameters.values()
+            if parameter.default is not inspect.Parameter.empty and _recordable(parameter.default)
+        }
 
     def decode_inputs(self, data: bytes) -> dict[str, Any]:
         """Inputs by name, decoded."""
@@ -219,6 +229,14 @@ class FlowWork(Work):
             inputs=flight.inputs, order=flight.order, attempt=flight.attempt,
             child=child_id(flight.execution.run, flight.key),
         )  # fmt: skip
+
+
+def _recordable(value: object) -> bool:
+    try:
+        codec.encode(value, unknown=stand_in)
+    except (EncodeError, Unresolved):
+        return False
+    return True
 
 
 class Flow(Generic[P, T]):

@@ -170,7 +170,7 @@ async def replay(
         events,
         flow.work.ref,
         data,
-        flow.work.encode_named(flow.work.decode_inputs(data))[1],
+        flow.work.encode_named(flow.work.decode_inputs(data))[1] if options.inputs else source.started.fingerprint,
         rules,
         registry,
         None,

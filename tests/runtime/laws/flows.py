@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sys
 import time
@@ -34,9 +35,13 @@ class Notes:
         self.ran: list[tuple[str, str, int]] = []
         self.chance = random.Random()
         self.slow = 1.0
+        self.resumed = False
 
 
 notes = Notes()
+
+BORN = os.urandom(8)
+"""Another default of the flows in each process."""
 
 
 def see(keys: list[str], value: object, *, late: bool = False) -> None:
@@ -214,8 +219,15 @@ def outer_plain(number: int, x: int) -> int:
 
 
 @flow
-async def asynchronous(spec: str, x: int) -> int:
+async def asynchronous(spec: str, x: int, born: bytes = BORN) -> int:
+    check_default(born)
     return await play(json.loads(spec), x)
+
+
+def check_default(born: bytes) -> None:
+    """A run has the defaults of the process that started it."""
+    if (born == BORN) is notes.resumed:
+        raise AssertionError("the default is that of another process")
 
 
 async def outcome(call: Call[Any], *, late: bool = False) -> int:
@@ -551,7 +563,8 @@ PLAYERS: dict[str, Player] = {
 
 
 @flow
-def threaded(spec: str, x: int) -> int:
+def threaded(spec: str, x: int, born: bytes = BORN) -> int:
+    check_default(born)
     for node in json.loads(spec)[2]:
         x = play_in_thread(node, x)
     return x

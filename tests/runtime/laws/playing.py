@@ -55,7 +55,7 @@ RUN: Final = "law"
 def play(task: Task) -> Played:
     """Play a task on a loop of its own."""
     flows.notes = notes = flows.Notes()
-    notes.chance, notes.slow = random.Random(task.seed), task.slow
+    notes.chance, notes.slow, notes.resumed = random.Random(task.seed), task.slow, task.resume
     with asyncio.Runner(loop_factory=_factory(task.loop)) as runner:
         played = runner.run(_play(task))
     played.seen, played.ran = list(notes.seen), list(notes.ran)
