@@ -66,7 +66,9 @@ def replay(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", metavar="A=B", help="Ask model B where a call names A; may be repeated."),
+        typer.Option(
+            "--model", metavar="[A=]B", help="Ask model B where a call names A, or in place of all; may be repeated."
+        ),
     ] = None,
     registry: Annotated[
         str,
@@ -86,9 +88,9 @@ def replay(
         nonlocal source
         source = await runtime.store.find(run)
         flow = await flow_behind(runtime, source)
-        return await runtime.replay(source, options(flow), flow)
+        return await runtime.replay(source, options(flow, await _models(runtime, source, model or [])), flow)
 
-    def options(flow: Flow[..., Any]) -> ReplayOptions:
+    def options(flow: Flow[..., Any], models: dict[str, str]) -> ReplayOptions:
         from kitaru.runtime.fork import ReplayOptions
 
         return ReplayOptions(
@@ -100,7 +102,7 @@ def replay(
             verify=verify,
             dry_run=dry_run,
             allow_effects=tuple(allow_effects or ()),
-            model=dict(parsed_pairs(model or [], "--model")),
+            model=models,
             registry=registry,
         )
 
@@ -124,6 +126,16 @@ def replay(
 
     # The report says what became of each boundary; the same lines as they come would say it twice.
     return run_to_end(out, context.store, begin, finish=finish, tell=False)
+
+
+async def _models(runtime: Runtime, source: str, texts: list[str]) -> dict[str, str]:
+    """`--model` arguments: `A=B`, or `B` in place of every model that the run's calls named."""
+    from kitaru.runtime.views.inspect import view
+
+    every = [text for text in texts if "=" not in text]
+    asked = {b.model for b in (await view(runtime, source)).boundaries if b.kind == "llm"} if every else set()
+    pairs = parsed_pairs([text for text in texts if "=" in text], "--model")
+    return {**{name: text for text in every for name in asked}, **dict(pairs)}
 
 
 def parsed_overrides(texts: list[str]) -> list[tuple[str, str]]:

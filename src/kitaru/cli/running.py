@@ -17,7 +17,6 @@ from kitaru.cli.wording import duration
 from kitaru.errors import CredentialError, KitaruError, RunParkedError
 
 if TYPE_CHECKING:
-    from kitaru.runtime.flow import Flow
     from kitaru.runtime.handle import RunHandle
     from kitaru.runtime.runtime import Runtime
     from kitaru.runtime.views.inspect import RunView
@@ -33,18 +32,18 @@ def users_code(out: Output) -> Iterator[None]:
         yield
 
 
-def loaded(load: Callable[[], Flow[..., Any]], what: str) -> Flow[..., Any]:
-    """A flow from the user's file or module.
+@contextlib.contextmanager
+def loads(what: str) -> Iterator[None]:
+    """While a flow is loaded from the user's file or module.
 
     Raises:
         LoadError: The file raised; names its line.
-        KitaruError: As `load` raises.
     """
     from kitaru.runtime.loading import GUARD, is_unguarded
     from kitaru.runtime.views.shown import is_own
 
     try:
-        return load()
+        yield
     except KitaruError:
         raise
     except SystemExit as error:

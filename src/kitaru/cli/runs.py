@@ -14,7 +14,7 @@ from kitaru.cli.failures import OK
 from kitaru.cli.groups import APP, EXECUTIONS
 from kitaru.cli.inputs import flow_inputs
 from kitaru.cli.output import Output, clean
-from kitaru.cli.running import loaded, run_to_end
+from kitaru.cli.running import loads, run_to_end
 from kitaru.cli.session import with_runtime
 from kitaru.errors import RunError
 
@@ -56,7 +56,8 @@ def run(
         from kitaru.runtime.loader import load_spec
         from kitaru.runtime.views.inspect import fresh_run_id
 
-        found = loaded(lambda: load_spec(flow), flow)
+        with loads(flow):
+            found = load_spec(flow)
         given = flow_inputs(found, inputs or [], input_json)
         bound = found.work.signature.bind_partial()
         bound.arguments.update(given)
@@ -136,11 +137,12 @@ async def flow_behind(runtime: Runtime, run: str) -> Flow[..., Any]:
         LoadError: Its file raised.
         NotFoundError: Neither its module nor its file is there.
     """
-    from kitaru.runtime.loader import load_flow
+    from kitaru.runtime.loader import flow_of
     from kitaru.runtime.views.inspect import flow_ref
 
     ref = await flow_ref(runtime, run)
-    return loaded(lambda: load_flow(ref), ref.file)
+    with loads(ref.file):
+        return await flow_of(runtime, run)
 
 
 @command(

@@ -151,7 +151,7 @@ async def replay(
     if source.started is None:
         raise NotFoundError(f"no run {run}, or it was pruned", hint="`kitaru runs` lists them.")
     if flow is None:
-        flow = loader.load_flow(source.started.flow)
+        flow = await loader.flow_of(runtime, run)
     rules = _rules(source, options)
     fork_id = valid_run_id(options.run_id) if options.run_id is not None else new_run_id()
     given = RunSecrets(runtime.vault, fork_id)

@@ -41,6 +41,19 @@ def load_spec(spec: str) -> Flow[..., Any]:
     raise UsageError(f"{target} holds {len(flows) or 'no'} flows", hint=f"Name one: {listed}" if listed else None)
 
 
+async def flow_of(runtime: Runtime, run: str) -> Flow[..., Any]:
+    """The flow that a run remembers, loaded; of a model call of its own, made from its log.
+
+    Raises:
+        NotFoundError: No such run, or its flow is not to be found.
+        UsageError: Its module no longer holds it.
+    """
+    from kitaru.runtime.calls.alone import is_one_call, recorded_call
+
+    ref = (await runtime.first_event(run)).flow
+    return await recorded_call(runtime, run) if is_one_call(ref) else load_flow(ref)
+
+
 def load_flow(ref: FlowRef) -> Flow[..., Any]:
     """The flow that a run remembers, imported or loaded from its file.
 

@@ -400,7 +400,7 @@ class Runtime:
         """
         await loader.opened(self, run, flow)
         if flow is None:
-            flow = loader.load_flow((await self.first_event(run)).flow)
+            flow = await loader.flow_of(self, run)
         while (live := self._executions.get(run)) is not None:
             if not live.leaving:
                 return RunHandle(self, run, flow.work, live)
@@ -421,7 +421,7 @@ class Runtime:
             RunError: It has finished.
         """
         await loader.opened(self, run, flow)
-        flow = flow or loader.load_flow((await self.first_event(run)).flow)
+        flow = flow or await loader.flow_of(self, run)
         return await self._kept(run, self._claim(run, flow.work))
 
     async def _claim(self, run: str, work: FlowWork) -> RunHandle[Any]:
@@ -497,7 +497,7 @@ class Runtime:
             raise RunError(
                 f"run {run} is {row.status}", hint=f"Only a failed or cancelled run is retried: `kitaru show {run}`."
             )
-        flow = flow or loader.load_flow((await self.first_event(run)).flow)
+        flow = flow or await loader.flow_of(self, run)
         # What it needs and nobody has any more stops a retry before it changes anything.
         await privates.of_known_run(self, run, await self.first_event(run), flow.work.image)
         await drop_failures(self, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 
@@ -14,7 +15,6 @@ from kitaru.runtime.calls.conversation import Message, Nodes, chained, normalise
 from kitaru.runtime.calls.packed import pack
 from kitaru.runtime.calls.question import Sending, Settings
 from kitaru.runtime.calls.reply import Reply, with_tools
-from kitaru.runtime.handle import outermost
 from kitaru.runtime.threads import wait_for
 from kitaru.runtime.work import Inputs, Work, make_call, stand_in
 from kitaru.store import codec
@@ -86,11 +86,7 @@ class LlmWork(Work):
     # -- inputs -------------------------------------------------------------------------------------------------------
 
     def encode_inputs(self, inputs: Inputs) -> None:
-        messages = normalised(self._prompt, self._system, self.name)
-        if self._attachments:
-            from kitaru.runtime.calls.attachments import attached
-
-            messages = attached(messages, self._attachments)
+        messages = self.written()
         asked = msgspec.to_builtins(self._settings)
         data = codec.encode([messages, asked], unknown=stand_in)
         copy: Any = codec.decoder()(data)
@@ -111,6 +107,20 @@ class LlmWork(Work):
             del asked["tools"]
         head = chained(said)[0] if len(codec.encode([said, asked])) > SHORT_PROMPT else b""
         return _fingerprint([head or said, asked])
+
+    def written(self) -> list[Message]:
+        """The prompt as messages in the form that is recorded."""
+        messages = normalised(self._prompt, self._system, self.name)
+        if self._attachments:
+            from kitaru.runtime.calls.attachments import attached
+
+            messages = attached(messages, self._attachments)
+        return messages
+
+    @property
+    def schema(self) -> dict[str, object] | None:
+        """The JSON schema of the answer, where the call names a type for it."""
+        return self._form.output().schema if self._form is not None and self._form.type != dict[str, Any] else None
 
     def version(self, execution: Execution) -> bytes:
         if not self._version:
@@ -180,6 +190,8 @@ class LlmWork(Work):
         return await self._alone()
 
     async def _alone(self) -> object:
+        from kitaru.runtime.calls.alone import one_call
+
         return with_tools(await one_call(self), self._tools)
 
     def wait_in_thread(self, call: Call[Any]) -> None:
@@ -224,17 +236,7 @@ class LlmWork(Work):
 
     def again(self, frame: types.FrameType) -> Call[Any]:
         """The same call, made in the flow that this code stands in."""
-        work = LlmWork(
-            self.name,
-            self._prompt,
-            self._system,
-            self._attachments,
-            self._settings,
-            self._sending,
-            self._form,
-            self._tools,
-        )
-        return make_call(work, current_place(), (), {}, frame)
+        return make_call(copy.copy(self), current_place(), (), {}, frame)
 
 
 def _fingerprint(value: object) -> bytes:
@@ -248,17 +250,3 @@ def _fingerprint(value: object) -> bytes:
 _SORTED: Final = msgspec.msgpack.Encoder(order="sorted")
 _TEXT: Final = codec.decoder(str)
 _WHOLE: Final = codec.decoder(Reply)
-
-
-async def one_call(work: LlmWork) -> object:
-    """A model call outside any flow: a run of its own, so that it is tracked too."""
-    import sys
-
-    from kitaru.runtime.default import default_runtime
-    from kitaru.runtime.flow import Flow, FlowWork
-
-    async def llm() -> object:
-        return await work.again(sys._getframe(0))
-
-    flow: Flow[[], object] = Flow(FlowWork(llm, "llm"))
-    return await outermost(default_runtime().start(flow))

@@ -330,7 +330,9 @@ async def _report(
     if isinstance(now, RunFailed):
         result = "failed"
     elif isinstance(now, RunCompleted):
-        result = "same" if isinstance(was, RunCompleted) and was.outcome == now.outcome else "changed"
+        # What a model call of its own was read as is not loaded in its replay.
+        same = isinstance(was, RunCompleted) and (was.outcome == now.outcome or was_shown == now_shown)
+        result = "same" if same else "changed"
     return ReplayReport(
         source=past.run,
         run=present.run if present is not None else run,
