@@ -294,54 +294,54 @@ def _differences(_: Sequence[Provider]) -> str:
 
 
 SECTIONS: Final[tuple[tuple[str, str, Callable[[Sequence[Provider]], str]], ...]] = (
-    ("Names, addresses, keys", "Of several variables the first that is set wins.", _names),
+    ("Names, addresses, keys", "If several variables are set, the first one is used.", _names),
     ("Other variables", "", _headers),
     (
-        "Advisory settings",
-        """Where one is lacking it is left out, with a warning in the reply and in the log; `strict=True` raises
-        instead.""",
+        "Best-effort settings",
+        """If the provider lacks one, the call leaves it out, with a warning in the reply and in the log. With
+        `strict=True` it raises an error.""",
         _advisory,
     ),
     (
-        "Binding settings",
+        "Required settings",
         """
-        Where one is lacking the call raises `UnsupportedError`, and nothing is sent. The exceptions are `json_mode` and
-        `json_schema`, which are what a provider has natively: where one is missing the other serves, else an
-        instruction. `json_schema` shows how a schema has to be written there.""",
+        If the provider lacks one, the call raises `UnsupportedError`, and nothing is sent. The exceptions are
+        `json_mode` and `json_schema`: if the provider lacks one of them, the call uses the other one, or an instruction
+        in the prompt. The column `json_schema` names the provider's form of a schema.""",
         _binding,
     ),
     (
-        "Models that lack something",
+        "Settings that models lack",
         """
-        What is known without asking. What else a model refuses by a 400 that names an advisory setting is left out in
-        a second attempt, and from then on.""",
+        Kitaru knows these before a call. If a model refuses another best-effort setting with status 400, a second
+        attempt and all later calls leave it out.""",
         _lacking,
     ),
     (
-        "What a setting is called there",
+        "Request fields of the settings",
         f"""
-        Made by asking each adapter for a request with the setting and one without. `max_tokens` includes the thinking
-        of models that think. Anthropic demands it: a call without gets {DEFAULT_MAX_TOKENS:,}, or more where its
-        thinking has a budget; all others are left to their own limit.""",
+        This table compares the request of each adapter with and without the setting. `max_tokens` includes the thinking
+        of reasoning models. Anthropic requires it: a call without it sends {DEFAULT_MAX_TOKENS:,}, or more if its
+        thinking has a budget. Other providers use their own limit.""",
         _fields,
     ),
     (
-        "What `reasoning` becomes",
-        """The same way, with the last two names of a field's path; models in brackets stand for their kind. An effort
-        that an API has no word for becomes the nearest that it has.""",
+        "Request fields of `reasoning`",
+        """The table shows the last two names of a field's path. A model in brackets is an example of its family. If an
+        API lacks an effort, the call uses the nearest one.""",
         _efforts,
     ),
     (
-        "Streams underneath, other attempts, costs",
+        "Internal streams, retries, costs",
         """
-        A plain call whose `max_tokens` is more than this is sent as a stream, so that no connection idles for minutes.
-        After the statuses and codes in the third column the same request is sent again; after those in the fourth no
-        wait helps. Calls to this machine's own addresses cost nothing, whatever the provider.""",
+        A call with a larger `max_tokens` than in the second column uses a stream internally, so that its connection is
+        not idle for minutes. The third column has the statuses and codes that are retried; the fourth, those that are
+        not. Calls to loopback addresses cost nothing, with any provider.""",
         _habits,
     ),
     (
         "Differences to the official SDKs",
-        "For the same call the requests are compared field by field; these differ on purpose.",
+        "The tests compare the requests for the same call field by field. These differences are intended.",
         _differences,
     ),
 )
