@@ -26,7 +26,8 @@ from kitaru.store.events import (
     StepFailed,
 )
 from kitaru.store.protocol import Recorded
-from tests.runtime.laws.playing import RUN, Played, Task, play
+from tests.runtime.laws.flows import RUN
+from tests.runtime.laws.playing import Played, Task, play
 from tests.runtime.laws.specs import Node, kinds_of, spec_of, timed
 
 ROOT: Final = Path(__file__).resolve().parents[3]

@@ -49,9 +49,6 @@ class Played(msgspec.Struct):
     ran: list[tuple[str, str, int]] = msgspec.field(default_factory=list)
 
 
-RUN: Final = "law"
-
-
 def play(task: Task) -> Played:
     """Play a task on a loop of its own."""
     flows.notes = notes = flows.Notes()
@@ -66,12 +63,12 @@ async def _play(task: Task) -> Played:
     if task.loop == "eager":
         asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]  # Python 3.12
     played = Played()
-    flow = (flows.threaded if task.spec[0] == "thread" else flows.asynchronous).options(run_id=RUN)
+    flow = (flows.threaded if task.spec[0] == "thread" else flows.asynchronous).options(run_id=flows.RUN)
     store = Mortal(task.path, task.kill_at) if task.kill_at else SqliteStore(task.path, durability="process")
     async with Runtime(store, recover=False, replay_grace=GRACE, patience=2.0) as runtime:
         if task.resume:
             await store.rebuild()
-            handle = await runtime.resume(RUN, flow)
+            handle = await runtime.resume(flows.RUN, flow)
         else:
             handle = await runtime.start(flow, json.dumps(task.spec), 1)
         waiting = asyncio.ensure_future(handle.result())
