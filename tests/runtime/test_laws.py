@@ -67,6 +67,7 @@ SMALL: dict[str, Node] = {
         [["own", 1, 1], ["seq", 2, [["own", 3, 2], ["step", 4, 1]]], ["own", 5, 3], ["own", 6, 3]],
     ],
     "context variables set by steps": ["gather", 0, [["context", 1, 1], ["context", 2, 2], ["context", 3, 2]]],
+    "steps in threads of a checkpoint": ["gather", 0, [["threads", 1, 3], ["threads", 2, 1]]],
     "a failure that nobody catches": ["gather", 0, [["step", 1, 1], ["seq", 2, [["step", 3, 1], ["raise", 4, 1]]]]],
 }
 

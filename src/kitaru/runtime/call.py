@@ -6,11 +6,13 @@ import asyncio
 import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Generator, Iterator
+from threading import get_ident
 from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeGuard, TypeVar, cast
 from zlib import crc32
 
 from kitaru.errors import NotAwaitedError, Suspended, UsageError
+from kitaru.runtime.foreign import foreign_thread
 from kitaru.runtime.keys import Place, here
 from kitaru.runtime.operators import add_operators
 from kitaru.runtime.raised import UNFIT, for_task, raise_unchanged
@@ -358,8 +360,13 @@ def current_place() -> Place | None:
 
     Raises:
         Suspended: Its run is leaving memory.
+        UsageError: It is a flow's own code, on a thread that is not the flow's.
     """
     place = here.get()
-    if place is not None and place.execution.leaving:
-        raise Suspended
+    if place is not None:
+        execution = place.execution
+        if execution.leaving:
+            raise Suspended
+        if place.inside is None and get_ident() != execution.ident:
+            raise foreign_thread(execution)
     return place

@@ -22,6 +22,7 @@ from kitaru.errors import EncodeError, ModelError, StepTimeoutError, UsageError
 from kitaru.runtime.annotations import types_in
 from kitaru.runtime.arguments import Duration, count_of, flag_of, names_of, seconds_of, tuple_of
 from kitaru.runtime.call import Call, current_place, unawaited
+from kitaru.runtime.foreign import refuse_stray
 from kitaru.runtime.functions import as_function, mark_async
 from kitaru.runtime.isolated import Isolated
 from kitaru.runtime.keys import Place, here, valid_name
@@ -279,6 +280,8 @@ class Checkpoint(Generic[P, T]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
         work = self._work
         place = current_place()
+        if place is None:
+            refuse_stray(self.name)
         call = make_call(work, place, self._bound + args if self._bound else args, kwargs, sys._getframe(1))
         if place is not None:
             if place.thread is not None:
@@ -297,6 +300,7 @@ class Checkpoint(Generic[P, T]):
         """
         place = current_place()
         if place is None:
+            refuse_stray(self.name)
             raise UsageError(
                 f"{self.name}.submit() outside any flow", hint="Submit inside the body of a @flow function."
             )

@@ -31,11 +31,6 @@ def default_runtime() -> Runtime:
     return runtime
 
 
-def any_run_is_live() -> bool:
-    """Whether a default runtime has runs in memory."""
-    return any(runtime.live for runtime in _defaults.values())
-
-
 def _close_defaults() -> None:
     for runtime in list(_defaults.values()):
         with contextlib.suppress(TimeoutError, KitaruError):

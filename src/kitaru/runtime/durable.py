@@ -16,6 +16,7 @@ from kitaru.errors import NotFoundError, UsageError
 from kitaru.runtime import recorded
 from kitaru.runtime.arguments import Duration, seconds_of, text_of
 from kitaru.runtime.call import Call, current_place
+from kitaru.runtime.foreign import refuse_stray
 from kitaru.runtime.keys import valid_name
 from kitaru.runtime.threads import wait_for
 from kitaru.runtime.work import Inputs, Work, make_call, stand_in
@@ -53,6 +54,7 @@ _TYPES: Final[Mapping[Kind, type]] = {"now": datetime.datetime, "uuid": uuids.UU
 def _once(kind: Kind, make: Callable[[], object], *inputs: object) -> object:
     place = current_place()
     if place is None:
+        refuse_stray(f"kitaru.{kind}")
         return make()
     call = make_call(_Value(kind), place, inputs, {}, sys._getframe(2))
     try:
@@ -279,6 +281,7 @@ def load(name: str, *, run: str | None = None) -> Call[Any]:
 def _boundary(work: Work, args: tuple[Any, ...], what: str) -> Call[Any]:
     place = current_place()
     if place is None:
+        refuse_stray(f"kitaru.{what}")
         raise UsageError(f"kitaru.{what}() outside any flow", hint="Use it inside a @flow or @checkpoint function.")
     call = make_call(work, place, args, {}, sys._getframe(2))
     if place.thread is not None:

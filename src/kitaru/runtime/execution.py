@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
+from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
@@ -22,6 +23,7 @@ from kitaru.runtime import ending, live, recorded
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.call import MISSING, Call
 from kitaru.runtime.flight import Flight
+from kitaru.runtime.foreign import live_runs
 from kitaru.runtime.history import History
 from kitaru.runtime.keys import Place, here
 from kitaru.runtime.log import log
@@ -88,6 +90,8 @@ class Execution:
         self.root: asyncio.Task[None] | None = None
         self.thread: FlowThread | None = None
         """The thread of a sync flow."""
+        self.ident = 0
+        """The thread on which the flow's own code runs."""
         self.would_run: dict[str, str] | None = None
         """For a dry run: the keys that would run, and why."""
         self.flights: dict[str, Flight] = {}
@@ -420,6 +424,10 @@ class Execution:
 
     def start(self) -> None:
         """Begin running the flow's body, in a task of its own."""
+        self.ident = get_ident()
+        if not self.flow.module.startswith("kitaru."):
+            # Not that of a model call outside any flow, which has no code whose threads could call anything.
+            live_runs.add(self)
         # A context of its own: what its starter has bound is the run's own by now.
         context = copy_context()
         context.run(here.set, Place(self, ""))

@@ -8,6 +8,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Coroutine, Mapping
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from kitaru.errors import EncodeError, Suspended, UsageError
@@ -161,6 +162,7 @@ class FlowWork(Work):
 
         def on_thread(thread: FlowThread) -> object:
             place.thread = thread
+            execution.ident = thread.ident
             here.set(place)
             return body()
 
@@ -180,6 +182,7 @@ class FlowWork(Work):
         finally:
             turns.open.discard(thread)
         execution.thread = None
+        execution.ident = get_ident()
         place.thread = None
         here.set(place)
         if execution.root is not None:

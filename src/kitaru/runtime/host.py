@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
+from kitaru.runtime.foreign import live_runs
 from kitaru.runtime.keys import install_task_factory
 from kitaru.runtime.log import log
 from kitaru.runtime.threads import report
@@ -92,6 +93,7 @@ class Host:
     def ended(self, execution: Execution) -> None:
         """The run has left this loop."""
         self.runs.pop(execution.run, None)
+        live_runs.discard(execution)
         self.runtime.ended(execution)
 
     async def close(self) -> None:

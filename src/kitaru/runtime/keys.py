@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 TaskFactory = Callable[..., "asyncio.Future[Any]"]
 
+_COUNTING = threading.Lock()
 _RESERVED = frozenset("/[]>~\n\r\t\0")
 
 
@@ -53,6 +55,13 @@ class Place:
 
     def key(self, name: str) -> str:
         """The key of the next boundary called `name` here."""
+        if self.inside is not None:
+            # Threads of the checkpoint may call at once.
+            with _COUNTING:
+                return self._key(name)
+        return self._key(name)
+
+    def _key(self, name: str) -> str:
         counts = self.counts
         if counts is None:
             # Most places are those of checkpoints that call nothing durable.

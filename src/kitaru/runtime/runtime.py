@@ -188,11 +188,6 @@ class Runtime:
             await ended(self._opened)
             await self.store.close()
 
-    @property
-    def live(self) -> bool:
-        """Whether it has runs in memory."""
-        return bool(self._executions)
-
     def close_at_exit(self) -> None:
         """Park the runs of the background loop and close the store, as the process ends.
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from kitaru.errors import Suspended, UsageError
 from kitaru.runtime.call import Call
+from kitaru.runtime.foreign import foreign_thread
 from kitaru.runtime.keys import RunTask
 from kitaru.runtime.raised import raised_inside
 from kitaru.store import codec
@@ -130,7 +131,7 @@ def wait_for(call: Call[Any]) -> None:
     """Wait in sync code until `call` has finished.
 
     Raises:
-        UsageError: On an event loop's thread, or the call belongs to no run.
+        UsageError: On an event loop's thread, or one that is not the flow's own; or the call belongs to no run.
     """
     place = call.place
     if place is None:
@@ -141,9 +142,9 @@ def wait_for(call: Call[Any]) -> None:
             hint="Use `await` in async code.",
         )
     execution = place.execution
+    if place.inside is None and threading.get_ident() != execution.ident and not execution.leaving:
+        raise foreign_thread(execution)
     thread = place.thread if isinstance(place.thread, FlowThread) else None
-    if thread is not None and thread.ident != threading.get_ident():
-        thread = None
     if thread is not None and thread.interruption is not None:
         interruption, thread.interruption = thread.interruption, None
         call.fail(interruption)

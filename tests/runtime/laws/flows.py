@@ -12,7 +12,8 @@ import random
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import ContextVar
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import anyio
@@ -218,6 +219,26 @@ def outer_plain(number: int, x: int) -> int:
     return mix(plain(number, x).load(), plain(number, x + 1).load())
 
 
+@checkpoint
+def in_threads(number: int, x: int, few: int) -> int:
+    """Calls steps in threads of its own, which have its context."""
+    began()
+    with ThreadPoolExecutor(few) as pool:
+        parts = [pool.submit(copy_context().run, lambda: plain(number, x).load()) for _ in range(few)]
+        return mix([part.result() for part in parts])
+
+
+def elsewhere(number: int, x: int, way: int) -> int:
+    """A step on a thread that is not the flow's: it must be refused, and must not run."""
+    call = (lambda: copy_context().run(plain, number, x)) if way == 1 else (lambda: plain(number, x))
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            pool.submit(call).result(10)
+        except kitaru.UsageError:
+            return mix(number, way)
+    raise AssertionError("a step ran on another thread")
+
+
 # -- async flows ------------------------------------------------------------------------------------------------------
 
 
@@ -320,6 +341,10 @@ async def play_chain(node: Node, x: int) -> int:
         return await outcome(chains(node[1], x, node[2]))
     except (ValueError, BaseExceptionGroup) as error:
         return await outcome(step(node[1], mix(chain_of(error))))
+
+
+async def play_threads(node: Node, x: int) -> int:
+    return await outcome(in_threads(node[1], x, node[2]))
 
 
 async def play_raise(node: Node, x: int) -> int:
@@ -613,6 +638,8 @@ def play_in_thread(node: Node, x: int) -> int:
             raise
         except BaseException as error:
             return mix(type(error).__name__, str(error))
+    if kind == "threads":
+        return mix(loaded(in_threads(number, x, few)), elsewhere(number, x, few))
     if kind == "values":
         see([f"value {number} 0 {x}"], value := kitaru.random())
         loaded(step(number, mix(value)))

@@ -28,6 +28,7 @@ LEAVES: Final = (
     "own",
     "context",
     "chain",
+    "threads",
 )
 BRANCHES: Final = (
     "seq", "seq", "seq", "gather", "gather", "calls", "group", "anyio", "kgather", "kmap", "scope", "orphan", "try",
@@ -100,6 +101,7 @@ def spec_of(seed: int) -> Node:
             "own",
             "context",
             "chain",
+            "threads",
         )
         steps: list[Node] = []
         for _ in range(maker.random.randint(2, 6)):

@@ -20,6 +20,7 @@ from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.calls.question import Sending, Settings
 from kitaru.runtime.calls.reply import Reply
 from kitaru.runtime.calls.work import LlmWork, Prompt
+from kitaru.runtime.foreign import live_runs
 from kitaru.runtime.keys import valid_name
 from kitaru.runtime.loading import refuse_while_loading
 from kitaru.runtime.models.alias import Effort
@@ -391,9 +392,7 @@ def _in_sync_code() -> bool:
 
 
 def _warn_of_stray(call: Call[Any]) -> None:
-    from kitaru.runtime.default import any_run_is_live
-
-    if threading.current_thread() is not threading.main_thread() and any_run_is_live():
+    if live_runs and threading.current_thread() is not threading.main_thread():
         warnings.warn(
             f"the model call at {call.where} is in a thread of no flow: it is recorded as a run of its own",
             RuntimeWarning,
