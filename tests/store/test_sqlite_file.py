@@ -236,7 +236,7 @@ async def test_projections_can_be_made_again_from_the_events_alone(tmp_path: Pat
     connection.close()
     assert _dump(path) != before
     await store.open()
-    assert await store.rebuild() == 4
+    assert (await store.rebuild()).runs == 4
     await store.close()
     assert _dump(path) == before
 

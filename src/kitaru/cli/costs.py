@@ -63,6 +63,8 @@ def costs(
         context.out.document({**shown, "unpriced": unpriced, "since": iso(oldest) if oldest is not None else None})
     elif not found.rows:
         context.out.note("No model calls." if since is None else "No such model calls.")
+        for note in _notes(found):
+            context.out.note(note)
     else:
         _show(context.out, found)
     return OK
@@ -101,6 +103,10 @@ def _notes(found: Costs) -> list[str]:
         notes.append(f"{wording.count(total.possible, 'attempt')} possibly billed{_possible(total)}")
     if total.unanswered:
         notes.append(f"{wording.count(total.unanswered, 'call')} without a usable answer")
+    if found.damaged:
+        runs = ", ".join(map(clean, found.damaged[:_NAMED]))
+        more = f" and {len(found.damaged) - _NAMED} more" if len(found.damaged) > _NAMED else ""
+        notes.append(f"not all of it: the logs of {runs}{more} are damaged (`kitaru verify`)")
     if found.prices:
         notes.append(f"prices {', '.join(map(clean, found.prices))}")
     return notes

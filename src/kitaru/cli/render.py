@@ -60,6 +60,8 @@ def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
     if view.status in ("completed", "failed", "cancelled"):
         head.append(duration(view.seconds))
     out.table([head], colours=[colours])
+    if view.damage:
+        out.line(f"  {out.paint('✗ damaged', 'red')}  {view.damage} and is left out here (`kitaru verify {view.id}`)")
     facts = [("input", wording.value(view.inputs)), *[("log", _metadata(view.metadata)) for _ in [0] if view.metadata]]
     if view.source:
         facts.append(("replay", f"of {view.source}"))

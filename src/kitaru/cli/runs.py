@@ -347,8 +347,10 @@ def events(
 
     async def work(runtime: Runtime) -> None:
         name = await runtime.store.find(run)
-        found = await runtime.store.events(name)
+        found, problems = await runtime.store.readable(name)
         print_events(found)
+        for problem in problems:
+            out.note(f"✗ event {problem.seq}: {clean(problem.what)}")
         after = found[-1].seq if found else 0
         while follow and (await runtime.store.run(name)).status not in _ENDED:
             found = await runtime.store.watch(name, after=after, timeout=1.0)

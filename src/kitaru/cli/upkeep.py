@@ -16,7 +16,7 @@ from kitaru.cli.failures import FAILED, OK
 from kitaru.cli.groups import APP
 from kitaru.cli.output import clean
 from kitaru.cli.session import with_runtime
-from kitaru.errors import UsageError
+from kitaru.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from kitaru.runtime.runtime import Runtime
@@ -30,8 +30,9 @@ kitaru verify last
 kitaru verify --write-heads heads.json
 kitaru verify --heads heads.json
 """,
-    details="Checks the digest chain of each run and the artifacts that it names. Heads kept elsewhere show a tail "
-    "that was cut off or a run that was rewritten. It is no defence against someone who can write both.",
+    details="Checks the digest chain of each run, the artifacts that it names, and SQLite's tables and indexes; says "
+    "which of these `kitaru rebuild` makes again. Heads kept elsewhere show a tail that was cut off or a run that was "
+    "rewritten. It is no defence against someone who can write both.",
 )
 def verify(
     context: Context,
@@ -56,18 +57,23 @@ def verify(
         # A run that is gone from the store may still be in the heads.
         name = run if run is None or run in names else await runtime.store.find(run)
         problems = await runtime.store.verify(name, heads=kept)
-        return name, problems, await runtime.store.heads()
+        try:
+            return name, problems, await runtime.store.heads()
+        except StoreError:
+            if problems:
+                return name, problems, []
+            raise
 
     name, problems, found = with_runtime(context.store, work)
     if write_heads is not None and not problems:
         _write(write_heads, heads_to_text([head for head in found if name in (None, head.run)]))
-    count = 1 if name is not None else len(found)
+    count = 1 if name is not None else len(found) or len({problem.run for problem in problems} - {""})
     out = context.out
     if out.as_json:
-        listed = [{"run": p.run, "seq": p.seq, "what": p.what} for p in problems]
+        listed = [{"run": p.run or None, "seq": p.seq, "what": p.what} for p in problems]
         out.document({"ok": not problems, "runs": count, "problems": listed})
     elif problems:
-        rows = [[clean(p.run), f"event {p.seq}" if p.seq else "", clean(p.what)] for p in problems]
+        rows = [[clean(p.run) or "store", f"event {p.seq}" if p.seq else "", clean(p.what)] for p in problems]
         out.table(rows, colours=[["bold", "", "red"]] * len(rows))
         out.line(f"✗ {wording.count(len(problems), 'problem')} in {wording.count(count, 'run')}")
     else:
@@ -102,20 +108,25 @@ def _write(path: Path, text: str) -> None:
 @command(
     (APP, "rebuild"),
     examples="kitaru rebuild",
-    details="The list of runs, their states and heads are derived from the events, and are made again from them.",
+    details="The list of runs, their states and heads are derived from the events, and are made again from them. A run "
+    "whose events cannot all be read is named, and the others are rebuilt. The exit code is then 1.",
 )
 def rebuild(context: Context) -> int:
     """Make everything that is derived from the log again."""
 
-    async def work(runtime: Runtime) -> int:
+    async def work(runtime: Runtime) -> Any:
         return await runtime.store.rebuild()
 
-    count = with_runtime(context.store, work)
-    if context.out.as_json:
-        context.out.document({"runs": count})
+    count, problems = with_runtime(context.store, work)
+    out = context.out
+    if out.as_json:
+        listed = [{"run": p.run, "seq": p.seq, "what": p.what} for p in problems]
+        out.document({"runs": count, "problems": listed})
     else:
-        context.out.line(f"Rebuilt {wording.count(count, 'run')}.")
-    return OK
+        out.line(f"Rebuilt {wording.count(count, 'run')}.")
+        for problem in problems:
+            out.line(f"✗ {clean(problem.run)}  event {problem.seq}  {clean(problem.what)}")
+    return FAILED if problems else OK
 
 
 @command(

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from kitaru.errors import CredentialError, KitaruError, RunError, StoreError
+from kitaru.errors import CorruptStoreError, CredentialError, KitaruError, RunError, StoreError
 from kitaru.runtime import loader
 from kitaru.runtime.children import PARENT_ENDED
 from kitaru.runtime.host import submit
@@ -32,7 +32,7 @@ class Recovery:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._unfit: set[str] = set()
-        """Runs whose code, as this process has it, does not fit their log: it would not fit the next time either."""
+        """Runs that are damaged, or whose log this process's code does not fit: neither changes while it lives."""
         self._looks = 0
         self._due: dict[str, tuple[int, int]] = {}
         """For runs that could not be resumed: the look that tries them again, and how many it has waited for."""
@@ -103,6 +103,9 @@ class Recovery:
             log().info("recover.waiting", run_id=run, why=error.message)
             return False
         except Exception as error:
+            if isinstance(error, CorruptStoreError):
+                # It would be claimed in vain each time.
+                self._unfit.add(run)
             waited = min(2 * self._due.get(run, (0, 0))[1] or 1, _LONGEST)
             self._due[run] = (self._looks + waited, waited)
             if runtime.problems.failed(f"run {run}", error):

@@ -38,9 +38,11 @@ from kitaru.store.events import (
 from kitaru.store.names import valid_run_id
 from kitaru.store.pieces import JOINED, SMALLEST, Pieces, ids_in
 from kitaru.store.pressed import content_of, pressed
-from kitaru.store.protocol import Append, Held, Recorded, Sink, Turn
+from kitaru.store.protocol import Append, Held, Problem, Recorded, Sink, Turn
 
 encode_event: Final = msgspec.msgpack.Encoder().encode
+UNDECODABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
+"""Errors of decoding bytes that are no event."""
 decode_event: Final[Callable[[bytes], AnyEvent]] = msgspec.msgpack.Decoder(AnyEvent).decode
 
 _SIZES: Final = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -423,9 +425,25 @@ def read_events(
     for seq, turn, data in rows:
         try:
             found.append(Recorded(seq, turn, decode_event(data)))
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise fail(seq, error) from error
     return found
+
+
+def readable_events(rows: Iterable[tuple[int, int, bytes]], run: str) -> tuple[list[Recorded], list[Problem]]:
+    """Decode the rows of seq, turn and data that can be decoded, and say what is wrong with the others.
+
+    Args:
+        rows: The rows.
+        run: Whose they are.
+    """
+    found, problems = [], []
+    for seq, turn, data in rows:
+        try:
+            found.append(Recorded(seq, turn, decode_event(data)))
+        except UNDECODABLE as error:
+            problems.append(Problem(run, seq, f"the event cannot be decoded: {error}"))
+    return found, problems
 
 
 def spread(db: sqlite3.Connection, statement: Callable[[int], str], width: int, values: list[object]) -> int:

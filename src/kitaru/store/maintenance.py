@@ -1,18 +1,21 @@
-"""Looking after a whole store: verify, rebuild, prune. Each is a function of one connection."""
+"""Looking after a whole store: verify, rebuild, prune. Each is a function of one connection.
+
+Damage to one run is reported with its name and keeps none of the others from being checked or rebuilt.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-
-import msgspec
+from typing import NamedTuple
 
 from kitaru.errors import NotFoundError
-from kitaru.store import chain, pieces, schema
+from kitaru.store import chain, pieces, schema, soundness
 from kitaru.store.artifacts import closure, named_by
-from kitaru.store.batch import decode_event, encode_event, flow_of, note_of
+from kitaru.store.batch import UNDECODABLE, decode_event, encode_event, flow_of, note_of
 from kitaru.store.codec import content_digest
 from kitaru.store.events import (
     FINISHED,
@@ -23,12 +26,11 @@ from kitaru.store.events import (
     RunPruned,
     RunStarted,
 )
-from kitaru.store.failures import corrupt
-from kitaru.store.protocol import Head, Problem, Pruned
+from kitaru.store.protocol import Head, Problem, Pruned, Rebuilt
 
 
 def verify(connection: sqlite3.Connection, run: str | None, heads: Sequence[Head]) -> list[Problem]:
-    """Check chains, heads and artifacts; a read transaction a run.
+    """Check chains, heads and artifacts, a read transaction a run; and of a whole store SQLite's own structures.
 
     Args:
         connection: A reading connection in autocommit mode.
@@ -41,17 +43,19 @@ def verify(connection: sqlite3.Connection, run: str | None, heads: Sequence[Head
     kept = {head.run: head for head in heads}
     known: dict[bytes, str] = {}
     if run is None:
-        names = [name for (name,) in connection.execute("SELECT id FROM runs ORDER BY no")]
-        problems = [problem for name in names for problem in _verify_run(connection, name, kept.get(name), known)]
+        problems = soundness.problems(connection)
+        names = _run_ids(connection, problems)
+        problems += [found for name in names for found in _verify_run(connection, name, kept.get(name), known)]
         problems += [
             Problem(head.run, 0, f"the run is missing; elsewhere its head is event {head.seq}")
             for head in heads
             if head.run not in set(names)
         ]
-        lost = connection.execute(
-            "SELECT DISTINCT run FROM events WHERE run NOT IN (SELECT no FROM runs) LIMIT 10"
-        ).fetchall()
-        problems += [Problem(f"#{no}", 0, "events without a run; `kitaru rebuild` restores it") for (no,) in lost]
+        if not problems:
+            lost = connection.execute(
+                "SELECT DISTINCT run FROM events WHERE run NOT IN (SELECT no FROM runs) LIMIT 10"
+            ).fetchall()
+            problems += [Problem(f"#{no}", 0, "events without a run; `kitaru rebuild` restores it") for (no,) in lost]
         return problems
     if connection.execute("SELECT 1 FROM runs WHERE id = ?", (run,)).fetchone() is None:
         if run in kept:
@@ -62,10 +66,28 @@ def verify(connection: sqlite3.Connection, run: str | None, heads: Sequence[Head
 
 def _verify_run(connection: sqlite3.Connection, run: str, kept: Head | None, known: dict[bytes, str]) -> list[Problem]:
     connection.execute("BEGIN")
+    found: list[Problem] = []
     try:
-        return list(_problems(connection, run, kept, known))
+        found.extend(_problems(connection, run, kept, known))
+    except sqlite3.DatabaseError as error:
+        found.append(Problem(run, 0, f"the run's log cannot be read: {error}"))
     finally:
-        connection.execute("COMMIT")
+        # Ends by itself where the file is damaged.
+        with contextlib.suppress(sqlite3.DatabaseError):
+            connection.execute("COMMIT")
+    return found
+
+
+def _run_ids(connection: sqlite3.Connection, problems: list[Problem]) -> list[str]:
+    """The ids of all runs; from the events where the table of runs cannot be read."""
+    for sql in ("SELECT id FROM runs ORDER BY no", "SELECT name FROM events WHERE name IS NOT NULL ORDER BY run"):
+        try:
+            return [name for (name,) in connection.execute(sql)]
+        except sqlite3.DatabaseError:
+            continue
+    if not problems:
+        problems.append(Problem("", 0, "the list of runs cannot be read"))
+    return []
 
 
 def _problems(
@@ -120,7 +142,7 @@ def _problems(
 def _decoded(data: bytes) -> tuple[AnyEvent | None, str]:
     try:
         return decode_event(data), ""
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         return None, f"the event cannot be decoded: {error}"
 
 
@@ -163,9 +185,14 @@ class _Projected:
         self.digest = b""
         self.artifacts: set[bytes] = set()
 
-    def add(self, seq: int, turn: int, digest: bytes, name: str | None, event: AnyEvent) -> None:
+    def add(self, seq: int, turn: int, digest: bytes, name: str | None, event: AnyEvent | None) -> None:
         if name is not None:
             self.id = name
+        self.seq, self.digest = seq, digest
+        self.turn = max(self.turn, turn)
+        if event is None:
+            return
+        if name is not None:
             self.flow = flow_of(event)
             self.created = event.created if isinstance(event, RunPruned) else event.at
         if isinstance(event, RunStarted):
@@ -176,42 +203,107 @@ class _Projected:
         status = STATUS_AFTER.get(type(event))
         if status is not None:
             self.status, self.updated, self.note = status, event.at, note_of(event)
-        self.seq, self.digest = seq, digest
-        self.turn = max(self.turn, turn)
         self.artifacts.update(named_by(event))
 
+    def be_like(self, former: _Former | None) -> None:
+        """Take over what the events that cannot be read may have said."""
+        if former is None:
+            return
+        self.id, self.flow, self.status = former.id, former.flow, former.status
+        self.created, self.updated, self.note = former.created, former.updated, former.note
+        self.parent, self.origin = former.parent, former.origin
+        self.epoch = max(self.epoch, former.epoch)
+        if former.seq > self.seq:
+            self.seq, self.turn, self.digest = former.seq, former.turn, former.digest
+        self.artifacts |= former.artifacts
 
-def rebuild(connection: sqlite3.Connection, path: str) -> int:
-    """Make `runs`, `heads`, `refs` and `piece_refs` again, in one transaction.
+
+def rebuild(connection: sqlite3.Connection) -> Rebuilt:
+    """Make `runs`, `heads`, `refs` and `piece_refs` again, in one transaction, and the events' index if it is damaged.
+
+    A run whose events cannot all be decoded keeps what was known of it before, as far as that can be read.
 
     Args:
         connection: The writing connection.
-        path: Its file, named in errors.
-
-    Returns:
-        How many runs there are.
-
-    Raises:
-        CorruptStoreError: An event cannot be decoded; nothing was changed.
     """
-    with schema.transaction(connection):
+    problems: list[Problem] = []
+    broken = soundness.made_again(connection)
+    if schema.EVENTS_INDEX in broken:
+        with schema.transaction(connection):
+            soundness.forget(connection, schema.EVENTS_INDEX)
+            schema.create_events_index(connection)
+    # A connection that met a damaged page cannot write until its transaction ends, so another one reads.
+    with contextlib.closing(schema.another(connection)) as reader, schema.transaction(connection):
+        former = _former(reader)
+        for name in broken - {schema.EVENTS_INDEX}:
+            soundness.forget(connection, name)
         schema.create_projections(connection)
         count = 0
-        for (no,) in connection.execute("SELECT DISTINCT run FROM events ORDER BY run").fetchall():
+        for (no,) in reader.execute("SELECT DISTINCT run FROM events ORDER BY run").fetchall():
             projected = _Projected()
-            for seq, turn, data, digest, name in connection.execute(
-                "SELECT seq, turn, data, digest, name FROM events WHERE run = ? ORDER BY seq", (no,)
-            ):
-                event, what = _decoded(data)
-                if event is None:
-                    raise corrupt(path, f"event {seq} of run {projected.id or no}: {what}")
-                projected.add(seq, turn, digest, name, event)
-            _insert(connection, no, projected)
+            what = _project(reader, no, projected)
+            if what:
+                projected.be_like(former.get(no))
+                problems.append(Problem(projected.id or f"#{no}", what[0], what[1]))
+                if not projected.id:
+                    continue
+            _insert(connection, reader, no, projected)
             count += 1
-    return count
+    return Rebuilt(count, tuple(problems))
 
 
-def _insert(connection: sqlite3.Connection, no: int, run: _Projected) -> None:
+def _project(connection: sqlite3.Connection, no: int, projected: _Projected) -> tuple[int, str] | None:
+    """Read a run's events. Returns the first one that cannot be read, and why; 0 for the whole log."""
+    first: tuple[int, str] | None = None
+    try:
+        for seq, turn, data, digest, name in connection.execute(
+            "SELECT seq, turn, data, digest, name FROM events WHERE run = ? ORDER BY seq", (no,)
+        ):
+            event, what = _decoded(data)
+            projected.add(seq, turn, digest, name, event)
+            if event is None:
+                first = first or (seq, what)
+    except sqlite3.DatabaseError as error:
+        return first or (0, f"the run's log cannot be read: {error}")
+    return first
+
+
+class _Former(NamedTuple):
+    id: str
+    flow: str
+    status: str
+    created: float
+    updated: float
+    parent: str | None
+    origin: str | None
+    note: str
+    epoch: int
+    seq: int
+    turn: int
+    digest: bytes
+    artifacts: frozenset[bytes]
+
+
+def _former(connection: sqlite3.Connection) -> dict[int, _Former]:
+    """What the projections say now, as far as they can be read."""
+    refs: dict[int, set[bytes]] = {}
+    with contextlib.suppress(sqlite3.DatabaseError):
+        for digest, no in connection.execute("SELECT digest, run FROM refs"):
+            refs.setdefault(no, set()).add(digest)
+    heads: dict[int, tuple[int, int, int, bytes]] = {}
+    with contextlib.suppress(sqlite3.DatabaseError):
+        for no, *head in connection.execute("SELECT run, epoch, seq, turn, digest FROM heads"):
+            heads[no] = (head[0], head[1], head[2], head[3])
+    found = {}
+    with contextlib.suppress(sqlite3.DatabaseError):
+        for row in connection.execute("SELECT no, id, flow, status, created, updated, parent, origin, note FROM runs"):
+            found[row[0]] = _Former._make(
+                (*row[1:], *heads.get(row[0], (1, 0, 0, b"")), frozenset(refs.get(row[0], ())))
+            )
+    return found
+
+
+def _insert(connection: sqlite3.Connection, reader: sqlite3.Connection, no: int, run: _Projected) -> None:
     connection.execute(
         "INSERT INTO runs (no, id, flow, status, created, updated, parent, origin, note) VALUES (?,?,?,?,?,?,?,?,?)",
         (no, run.id, run.flow, run.status, run.created, run.updated, run.parent, run.origin, run.note),
@@ -220,12 +312,26 @@ def _insert(connection: sqlite3.Connection, no: int, run: _Projected) -> None:
         "INSERT INTO heads (run, epoch, seq, turn, digest) VALUES (?,?,?,?,?)",
         (no, run.epoch, run.seq, run.turn, run.digest),
     )
-    found = closure(run.artifacts, functools.partial(pieces.read, connection), lambda _: False)
+    found = closure(run.artifacts, functools.partial(_content, reader), lambda _: False)
     connection.executemany("INSERT OR IGNORE INTO refs (digest, run) VALUES (?, ?)", [(each, no) for each in found])
     connection.executemany(
         "INSERT OR IGNORE INTO piece_refs (piece, run) VALUES (?, ?)",
-        [(piece, no) for digest in found for piece in pieces.pieces_of(connection, digest)],
+        [(piece, no) for digest in found for piece in _pieces_of(reader, digest)],
     )
+
+
+def _content(reader: sqlite3.Connection, digest: bytes) -> bytes | None:
+    try:
+        return pieces.read(reader, digest)
+    except sqlite3.DatabaseError:
+        return None
+
+
+def _pieces_of(reader: sqlite3.Connection, digest: bytes) -> list[int]:
+    try:
+        return list(pieces.pieces_of(reader, digest))
+    except sqlite3.DatabaseError:
+        return []
 
 
 def prune(connection: sqlite3.Connection, run: str) -> Pruned:

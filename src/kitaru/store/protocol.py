@@ -158,11 +158,18 @@ class RunRow(msgspec.Struct, frozen=True):
 
 
 class Problem(NamedTuple):
-    """Something `verify` found. `seq` is 0 when it concerns the whole run."""
+    """Something `verify` found. `seq` is 0 when it concerns the whole run, `run` is "" when it concerns the store."""
 
     run: str
     seq: int
     what: str
+
+
+class Rebuilt(NamedTuple):
+    """What `rebuild` did: how many runs there are, and what of their logs could not be read."""
+
+    runs: int
+    problems: tuple[Problem, ...]
 
 
 class Head(NamedTuple):
@@ -306,6 +313,9 @@ class Store(Protocol):
     async def events(self, run: str, *, after: int = 0, limit: int | None = None) -> list[Recorded]:
         """A run's events with `seq` greater than `after`, in order."""
 
+    async def readable(self, run: str) -> tuple[list[Recorded], list[Problem]]:
+        """A run's events as far as they can be decoded, and what is wrong with the others."""
+
     async def watch(self, run: str, *, after: int, timeout: float) -> list[Recorded]:
         """As `events`, but wait up to `timeout` seconds for the first one to come, whichever process appends it."""
 
@@ -353,8 +363,8 @@ class Store(Protocol):
     async def verify(self, run: str | None = None, *, heads: Sequence[Head] = ()) -> list[Problem]:
         """Check the digest chain of one run or all, the artifacts they name, and the heads kept elsewhere."""
 
-    async def rebuild(self) -> int:
-        """Make every projection again from the events. Returns how many runs there are."""
+    async def rebuild(self) -> Rebuilt:
+        """Make every projection again from the events that can be read."""
 
     async def prune(self, *, older_than: float, run: str | None = None) -> Pruned:
         """Remove finished, unowned runs last touched before `older_than` (UTC epoch seconds), or the one named, leaving

@@ -66,6 +66,10 @@ def _to_third(connection: sqlite3.Connection) -> None:
 MIGRATIONS: Final[Mapping[int, Migration]] = {1: _to_second, 2: _to_third}
 """By the version a migration starts from; it leads to the next one, inside the caller's transaction."""
 
+PROJECTIONS: Final = ("runs", "heads", "refs", "piece_refs")
+EVENTS_INDEX: Final = "events_run_seq"
+_EVENTS_INDEX: Final = f"CREATE UNIQUE INDEX {EVENTS_INDEX} ON events (run, seq)"
+
 _PROJECTIONS: Final = (
     """CREATE TABLE runs (
         no INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, flow TEXT NOT NULL, status TEXT NOT NULL,
@@ -85,7 +89,7 @@ _TABLES: Final = (
         id INTEGER PRIMARY KEY, run INTEGER NOT NULL, seq INTEGER NOT NULL, turn INTEGER NOT NULL, data BLOB NOT NULL,
         digest BLOB NOT NULL, name TEXT
     ) STRICT""",
-    "CREATE UNIQUE INDEX events_run_seq ON events (run, seq)",
+    _EVENTS_INDEX,
     # As SQLite words it where the migration adds the last column.
     (
         "CREATE TABLE artifacts (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, data BLOB NOT NULL, "
@@ -307,10 +311,21 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 def create_projections(connection: sqlite3.Connection) -> None:
     """Drop the projections, whatever is left of them, and create them empty."""
-    for table in ("runs", "heads", "refs", "piece_refs"):
+    for table in PROJECTIONS:
         connection.execute(f"DROP TABLE IF EXISTS {table}")
     for statement in _PROJECTIONS:
         connection.execute(statement)
+
+
+def create_events_index(connection: sqlite3.Connection) -> None:
+    """Create the index of the events."""
+    connection.execute(_EVENTS_INDEX)
+
+
+def another(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Another connection to the same file, to read with."""
+    (path,) = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
+    return connect(path, busy_timeout=5.0)
 
 
 def _back_up(connection: sqlite3.Connection, path: str) -> str:

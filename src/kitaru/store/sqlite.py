@@ -15,13 +15,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, TypeVar
 
-from kitaru.errors import NotFoundError, StoreClosedError, UsageError
+from kitaru.errors import CorruptStoreError, NotFoundError, StoreClosedError, UsageError
 from kitaru.store import failures, jobs, maintenance, queries, schema
-from kitaru.store.batch import Transaction, read_events
+from kitaru.store.batch import Transaction, read_events, readable_events
 from kitaru.store.codec import content_digest
 from kitaru.store.events import AnyEvent
 from kitaru.store.owners import boot_clock
-from kitaru.store.protocol import Append, Head, Lease, Problem, Pruned, Recorded, RunRow, Sink
+from kitaru.store.protocol import Append, Head, Lease, Problem, Pruned, Rebuilt, Recorded, RunRow, Sink
 from kitaru.store.readers import Readers
 from kitaru.store.secrets import SqliteSecrets
 from kitaru.store.signals import Signals
@@ -238,6 +238,23 @@ class SqliteStore:
             after = found[-1].seq
         return found
 
+    async def readable(self, run: str) -> tuple[list[Recorded], list[Problem]]:
+        """A run's events as far as they can be decoded, in order, and what is wrong with the others."""
+        found: list[Recorded] = []
+        problems: list[Problem] = []
+        after, more = 0, True
+        while more:
+            try:
+                rows = await self._reading(queries.events(self._open_readers(), run, after, _AT_ONCE))
+            except CorruptStoreError as error:
+                return found, [*problems, Problem(run, after + 1, error.message)]
+            decoded, wrong = readable_events(rows, run)
+            found += decoded
+            problems += wrong
+            more = len(rows) == _AT_ONCE
+            after = rows[-1][0] if rows else after
+        return found, problems
+
     async def watch(self, run: str, *, after: int, timeout: float) -> list[Recorded]:
         """As `events`, but wait up to `timeout` seconds for the first one to come, whichever process appends it."""
         loop = asyncio.get_running_loop()
@@ -348,10 +365,9 @@ class SqliteStore:
         """
         return await self._maintain(lambda connection: maintenance.verify(connection, run, heads))
 
-    async def rebuild(self) -> int:
-        """Make every projection again from the events, in one transaction. Returns how many runs there are."""
-        path = self._path
-        return await self._alone(lambda connection: maintenance.rebuild(connection, path))
+    async def rebuild(self) -> Rebuilt:
+        """Make every projection again from the events that can be read, in one transaction."""
+        return await self._alone(maintenance.rebuild)
 
     async def prune(self, *, older_than: float, run: str | None = None) -> Pruned:
         """Remove finished, unowned runs last touched before `older_than`, or the one named, and what only they name.

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 
-from kitaru.errors import DecodeError, NotFoundError, UsageError
+from kitaru.errors import DecodeError, KitaruError, NotFoundError, UsageError
 from kitaru.runtime.calls.tries import ABOUT_TRIES, Tries
+from kitaru.runtime.views.readable import UNREADABLE, readable
 from kitaru.store import codec
 from kitaru.store.events import (
     FINISHED,
@@ -90,6 +91,7 @@ class Costs(msgspec.Struct, frozen=True):
         total: All of them together.
         unpriced: Models whose answers have no known cost, each with how many.
         prices: Versions of the price table that were used, oldest first.
+        damaged: Runs whose logs cannot be read whole; their calls are counted as far as they can.
     """
 
     by: By
@@ -97,6 +99,7 @@ class Costs(msgspec.Struct, frozen=True):
     total: CostRow
     unpriced: tuple[tuple[str, int], ...]
     prices: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
 
 
 async def costs(runtime: Runtime, *, by: By = "model", since: float | None = None) -> Costs:
@@ -114,13 +117,20 @@ async def costs(runtime: Runtime, *, by: By = "model", since: float | None = Non
         raise UsageError(f"costs cannot be listed by {by!r}", hint=f"They can by {', '.join(BY)}.")
     tally = _Tally(by, since)
     sources = _Sources(runtime)
+    damaged: list[str] = []
     for row in await runtime.store.runs(limit=None):
         if row.status == "pruned" or (since is not None and row.updated < since):
             continue
-        for reuse in tally.take(row, await runtime.store.events(row.id)):
-            async for record in sources.of(reuse):
-                tally.reused(row, record, reuse.at)
-    return tally.result()
+        events, damage = await readable(runtime, row.id)
+        try:
+            for reuse in tally.take(row, events):
+                async for record in sources.of(reuse):
+                    tally.reused(row, record, reuse.at)
+        except (KitaruError, *UNREADABLE) as error:
+            damage = damage or str(error)
+        if damage:
+            damaged.append(row.id)
+    return msgspec.structs.replace(tally.result(), damaged=tuple(damaged))
 
 
 def paid(llm: LlmRecord | None, attempts: Iterable[Attempt]) -> Decimal | None:
@@ -453,7 +463,7 @@ class _Sources:
 
     async def _events(self, run: str) -> list[Recorded]:
         try:
-            return await self._runtime.store.events(run)
+            return (await readable(self._runtime, run))[0]
         except NotFoundError:
             return []
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from kitaru.errors import AmbiguousError, DecodeError, KitaruError, NotFoundError
+from kitaru.errors import AmbiguousError, CorruptStoreError, DecodeError, KitaruError, NotFoundError
 from kitaru.runtime.calls.answered import response_of
 from kitaru.runtime.calls.conversation import unchained
 from kitaru.runtime.calls.packed import needs_outcome
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.views.costs import paid, total
+from kitaru.runtime.views.readable import readable
 from kitaru.runtime.views.shown import Failure, displayed, failure_of, outcome_shown, traceback_of
 from kitaru.store import codec
 from kitaru.store.events import (
@@ -130,6 +131,8 @@ class RunView(msgspec.Struct):
     help: str = ""
     cost: Decimal | None = None
     """USD of the model calls that the run made itself, as far as it is known."""
+    damage: str = ""
+    """What of the log cannot be read; it is not in the rest."""
 
     @property
     def steps(self) -> list[BoundaryView]:
@@ -183,17 +186,24 @@ async def view(runtime: Runtime, run: str) -> RunView:
 
     Raises:
         NotFoundError: No such run, or it was pruned.
+        CorruptStoreError: Its first event cannot be read.
     """
     row = await runtime.store.run(run)
-    events = await runtime.events(run)
+    events, damage = await readable(runtime, run)
     if not events or not isinstance(events[0].event, RunStarted):
+        if damage:
+            raise CorruptStoreError(
+                f"run {run} is damaged: {damage}",
+                hint=f"`kitaru events {run}` prints the events that can be read, `kitaru verify` names all damage, and "
+                "`kitaru runs` lists the other runs.",
+            )
         raise NotFoundError(f"run {run} was pruned; its log is gone", hint="`kitaru runs` lists the others.")
     started = events[0].event
     shown = RunView(
         id=run, flow=started.flow.name, file=started.flow.file, status=status_of(row), created=row.created,
         updated=row.updated, seconds=_taken(events, row), live=row.live, python=started.python, kitaru=started.kitaru,
         inputs=await displayed(runtime, started.inputs), boundaries=[], note=row.note, source=row.origin or "",
-        parent=row.parent or "", events=row.seq,
+        parent=row.parent or "", events=row.seq, damage=damage,
     )  # fmt: skip
     shown.boundaries = boundaries(events, row)
     shown.cost = spent(shown.boundaries)
@@ -221,7 +231,7 @@ async def step(runtime: Runtime, run: str, selector: str) -> StepView:
     Raises:
         NotFoundError, AmbiguousError: The selector fits none, or several.
     """
-    events = await runtime.events(run)
+    events, _ = await readable(runtime, run)
     shown = await view(runtime, run)
     found = select(shown.boundaries, selector, run)
     seen = StepView(run, found)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from kitaru.errors import AmbiguousError, NotFoundError
+from kitaru.errors import AmbiguousError, KitaruError, NotFoundError
 from kitaru.runtime.views.inspect import DONE, VALUES, boundaries, spent, status_of
+from kitaru.runtime.views.readable import UNREADABLE, readable
 from kitaru.runtime.views.shown import failure_of
 from kitaru.runtime.views.transcript import iso
 from kitaru.store.events import HELD, RunFailed
@@ -32,6 +33,7 @@ class Listed(msgspec.Struct, frozen=True):
 
     `short` is the shortest prefix of the id, from 8 characters, that means this run. `steps` are counted as `4`, as
     `17/20` where not all are done, or as `2+3r` where some were reused; "" where the log is too long to be counted.
+    `damage` says what of the log cannot be read.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Listed(msgspec.Struct, frozen=True):
     source: str | None
     parent: str | None
     events: int
+    damage: str = ""
 
     def as_json(self) -> dict[str, object]:
         """For machines: whole id, ISO times."""
@@ -55,6 +58,7 @@ class Listed(msgspec.Struct, frozen=True):
             "updated": iso(self.updated), "seconds": self.seconds, "steps": self.steps or None,
             "cost": format(self.cost, "f") if self.cost is not None else None, "note": self.note or None,
             "replay_of": self.source, "parent": self.parent, "events": self.events,
+            "damage": self.damage or None,
         }  # fmt: skip
 
 
@@ -72,14 +76,19 @@ async def listing(
     found, read = [], 0
     for row in rows:
         events: list[Recorded] = []
+        damage = ""
         if read + row.seq <= _ENOUGH:
-            events = await runtime.store.events(row.id)
+            events, damage = await readable(runtime, row.id)
             read += len(events)
-        found.append(await _listed(runtime, row, events))
+        try:
+            listed = await _listed(runtime, row, events, damage)
+        except (KitaruError, *UNREADABLE) as error:
+            listed = await _listed(runtime, row, [], damage or f"its log cannot be read: {error}")
+        found.append(listed)
     return found
 
 
-async def _listed(runtime: Runtime, row: RunRow, events: list[Recorded]) -> Listed:
+async def _listed(runtime: Runtime, row: RunRow, events: list[Recorded], damage: str) -> Listed:
     status = status_of(row)
     short = await _short(runtime, row.id)
     ended = time.time() if status == "running" else row.updated
@@ -89,7 +98,7 @@ async def _listed(runtime: Runtime, row: RunRow, events: list[Recorded]) -> List
     return Listed(
         row.id, short, row.flow, status, row.created, row.updated,
         None if status == "pruned" else max(0.0, ended - row.created), steps, cost,
-        await _note(runtime, row, events, short), row.origin, row.parent, row.seq,
+        await _note(runtime, row, events, short, damage), row.origin, row.parent, row.seq, damage,
     )  # fmt: skip
 
 
@@ -104,8 +113,8 @@ def _steps(events: list[Recorded], row: RunRow) -> tuple[str, Decimal | None]:
     return whole if done == len(own) else f"{done}/{len(own)}", spent(found)
 
 
-async def _note(runtime: Runtime, row: RunRow, events: list[Recorded], short: str) -> str:
-    parts = []
+async def _note(runtime: Runtime, row: RunRow, events: list[Recorded], short: str, damage: str) -> str:
+    parts = [f"damaged: {damage}; kitaru verify {short}"] if damage else []
     if row.origin is not None:
         parts.append(f"replay of {await _short(runtime, row.origin)}")
     if row.parent is not None:
