@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import inspect
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -380,3 +381,11 @@ async def test_parameters_may_have_any_name(runtime: Runtime) -> None:
     assert await (await runtime.start(named, **AWKWARD)).result() == wanted
     assert await asyncio.to_thread(lambda: named.run(**AWKWARD).wait()) == wanted
     assert await named_step(**AWKWARD) == AWKWARD
+
+
+def test_a_bound_step_is_freed_without_the_garbage_collector() -> None:
+    shop = Shop("x")
+    makes: list[Callable[[], object]] = [
+        lambda: shop.greets, lambda: shop.kind, lambda: job.options(run_id="x"), lambda: step.options(name="x"),
+    ]  # fmt: skip
+    assert [weakref.ref(make())() for make in makes] == [None] * 4

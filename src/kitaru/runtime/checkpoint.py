@@ -270,7 +270,7 @@ class Checkpoint(Generic[P, T]):
         functools.update_wrapper(self, work.function)
         self.__kitaru_function__ = work.function
         if work.is_async:
-            mark_async(self, work.function)
+            mark_async(self, work.function, lambda: Checkpoint(work, bound))
 
     @property
     def name(self) -> str:

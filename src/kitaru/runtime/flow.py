@@ -265,7 +265,7 @@ class Flow(Generic[P, T]):
         functools.update_wrapper(self, work.function)
         self.__kitaru_function__ = work.function
         if work.is_async:
-            mark_async(self, work.function)
+            mark_async(self, work.function, lambda: Flow(work, run_id, image, bound, on_parent_end))
 
     @property
     def name(self) -> str:

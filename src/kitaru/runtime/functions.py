@@ -68,16 +68,17 @@ def file_of(function: Callable[..., Any]) -> str:
     return inspect.getsourcefile(inner) or inner.__code__.co_filename
 
 
-def mark_async(durable: Any, function: Callable[..., Any]) -> None:
+def mark_async(durable: Any, function: Callable[..., Any], same: Callable[[], Callable[..., Any]]) -> None:
     """Have `iscoroutinefunction` be true of an async flow or checkpoint: frameworks await what it returns then.
 
     Args:
         durable: The flow or checkpoint.
         function: Its function.
+        same: Makes another one like it. Without a reference to the first, no circle keeps that in memory.
     """
 
     async def call(*args: Any, **kwargs: Any) -> Any:
-        return await durable(*args, **kwargs)
+        return await same()(*args, **kwargs)
 
     # FastAPI asks this of the `__call__` of an object.
     durable.__call__ = call
