@@ -582,3 +582,29 @@ def test_blank_lines_before_a_slow_reply_do_no_harm() -> None:
 
 def test_perplexity_s_sources_are_kept_in_the_raw_body() -> None:
     assert b"https://h/a" in parse("perplexity", completion(citations=["https://h/a"])).raw
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"type": "exceed_context_size_error", "message": "the request exceeds the available context size"}),
+        (500, {"code": 500, "message": "the request exceeds the available context size. try increasing it"}),
+        (400, "trying to keep the first 9000 tokens when context the overflows"),
+        (400, "The decoder prompt (length 9000) is longer than the maximum model length of 4096."),
+        (400, "Requested tokens (9000) exceed context window of 4096"),
+        (422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 9000"),
+        (413, {"code": "rate_limit_exceeded", "message": "Request too large for model: Limit 6000, Requested 9000"}),
+        (429, {"code": "rate_limit_exceeded", "message": "Request too large on TPM: Limit 30000, Requested 40000."}),
+    ],
+)
+def test_a_request_that_is_too_long_is_a_matter_of_context_on_any_server(status: int, error: object) -> None:
+    found = failed("openai-compatible", {"error": error}, status)
+    assert isinstance(found, ProviderError)
+    assert (found.reason, found.retryable) == ("context", False)
+
+
+def test_a_rate_limit_that_passes_is_none() -> None:
+    message = "Rate limit reached on tokens per min (TPM): Limit 30000, Used 29000, Requested 5000."
+    found = failed("openai", {"error": {"code": "rate_limit_exceeded", "message": message}}, 429)
+    assert isinstance(found, ProviderError)
+    assert (found.reason, found.retryable) == ("rate_limit", True)

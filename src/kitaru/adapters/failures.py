@@ -73,10 +73,16 @@ _REFUSAL: Final = re.compile(
 _KEY_REFUSED: Final = re.compile(r"incorrect api key|invalid api key", re.IGNORECASE)
 
 _CONTEXT: Final = re.compile(
-    r"context[ _](?:length|window|limit)|maximum context|prompt is too long|too many tokens|input (?:is )?too long"
-    r"|exceeds the (?:maximum number of tokens|model's max|limit of)|input token count",
+    r"context[ _](?:length|window|limit|size)|maximum context|prompt is too long|too many tokens|input (?:is )?too long"
+    r"|exceeds the (?:maximum number of tokens|model's max|limit of)|input token count"
+    # vllm: "longer than the maximum model length of 4096"; lmstudio: "when context the overflows"; text-generation-
+    # inference: "`inputs` tokens + `max_new_tokens` must be <= 4096"; groq: "reduce the length of the messages".
+    r"|maximum model length|context the overflows|tokens \+ `?max_new_tokens`? must be|reduce the length of",
     re.IGNORECASE,
 )
+
+# openai, groq: one request is larger than what a minute may hold, so waiting never helps.
+_TOO_LARGE: Final = re.compile(r"request too large\b.*\blimit:? (\d+).*\brequested:? (\d+)", re.IGNORECASE | re.DOTALL)
 
 
 class Complaint(NamedTuple):
@@ -301,7 +307,7 @@ def _reason(row: Provider, status: int, said: Complaint) -> Reason:
         return "quota"
     if any(phrase in text for phrase in row.quota_phrases):
         return "quota"
-    if status in (0, 400, 413, 422) and ("context_length" in said.label or _CONTEXT.search(said.message)):
+    if _too_long(status, said):
         return "context"
     if _refused_setting(status, said):
         return "unsupported"
@@ -318,6 +324,15 @@ def _reason(row: Provider, status: int, said: Complaint) -> Reason:
             return "overloaded"
         case _:
             return "overloaded" if status >= 500 else "other"
+
+
+def _too_long(status: int, said: Complaint) -> bool:
+    if status == 429:
+        found = _TOO_LARGE.search(said.message)
+        return found is not None and int(found[2]) > int(found[1])
+    # llama.cpp has answered 500, too.
+    named = any(word in said.code + said.kind for word in ("context_length", "context_size"))
+    return status in (0, 400, 413, 422, 500) and (named or _CONTEXT.search(said.message) is not None)
 
 
 def _refused_setting(status: int, said: Complaint) -> str:
