@@ -17,7 +17,7 @@ XDIST := -n $(TEST_PROCESSES) --dist worksteal
 # For example `make laws LAWS_ARGS='--flows 1 --seed 4711 --shrink 60'`.
 LAWS_ARGS ?= --flows 2000 --kills 3
 
-.PHONY: help demo test laws bench lint clean
+.PHONY: help demo test uvloop laws bench lint clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,6 +27,9 @@ demo: $(DEMO_STAMP) ## run, kill, resume, edit and replay the example flow
 
 test: lint ## lint, types, import arrows and every test
 	@$(BIN)/python -m pytest -q $(XDIST) $(PYTEST_ARGS)
+
+uvloop: $(STAMP) ## the tests of the engine and of model calls, on uvloop (takes minutes)
+	@KITARU_TEST_LOOP=uvloop $(BIN)/python -m pytest -q $(XDIST) tests/adapters tests/runtime tests/faults $(PYTEST_ARGS)
 
 laws: $(STAMP) ## the promises of the log and of replay over every generated case (takes long)
 	@KITARU_LAWS=all $(BIN)/python -m pytest -q $(XDIST) -m 'laws or hypothesis' $(PYTEST_ARGS)

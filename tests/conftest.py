@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,24 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+BOTH_LOOPS = {
+    "test_transport_engines.py", "test_cancellation.py", "test_turns.py", "test_call_handles.py", "test_resume.py",
+}  # fmt: skip
+"""Tests that run on both event loops always: connections, order, cancellation. `make uvloop` runs all on the second."""
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Return the event loops that a test runs on."""
+    if sys.platform == "win32":
+        return {"asyncio": asyncio.new_event_loop}
+    import uvloop
+
+    if os.environ.get("KITARU_TEST_LOOP") == "uvloop":
+        return {"uvloop": uvloop.new_event_loop}
+    both = {"uvloop": uvloop.new_event_loop} if item.path.name in BOTH_LOOPS else {}
+    return {"asyncio": asyncio.new_event_loop, **both}
+
+
 FOREIGN = ("_API_KEY", "_BASE_URL", "_API_BASE", "_PROXY", "_proxy")
 """How the names of variables end that providers and their clients read."""
 
@@ -49,7 +67,7 @@ FOREIGN = ("_API_KEY", "_BASE_URL", "_API_BASE", "_PROXY", "_proxy")
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No test sees the user's settings, keys or store, nor another test's default runtime or loaded scripts."""
     for name in list(os.environ):
-        ours = name.startswith("KITARU_") and name != "KITARU_LAWS"
+        ours = name.startswith("KITARU_") and name not in ("KITARU_LAWS", "KITARU_TEST_LOOP")
         if ours or name == "OLLAMA_HOST" or name.endswith(FOREIGN):
             monkeypatch.delenv(name)
     monkeypatch.setenv("KITARU_HOME", str(tmp_path / "home"))

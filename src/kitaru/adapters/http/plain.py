@@ -10,7 +10,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import h11
 import httpx
@@ -90,11 +90,14 @@ class PlainHTTP(httpx.AsyncBaseTransport):
 
     async def _connect(self, place: _Place, timeout: float | None) -> _Connection:
         scheme, host, port = place
+        loop = asyncio.get_running_loop()
+        # uvloop does not know the option: it tries one address after the other.
+        eyeballs: dict[str, Any] = {"happy_eyeballs_delay": 0.25} if isinstance(loop, asyncio.BaseEventLoop) else {}
         problem: httpx.TransportError
         try:
             async with asyncio.timeout(timeout):
-                _, wire = await asyncio.get_running_loop().create_connection(
-                    Wire, host, port, ssl=self._tls if scheme == "https" else None, happy_eyeballs_delay=0.25
+                _, wire = await loop.create_connection(
+                    Wire, host, port, ssl=self._tls if scheme == "https" else None, **eyeballs
                 )
         except TimeoutError:
             problem = httpx.ConnectTimeout("")
