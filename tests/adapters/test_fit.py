@@ -80,7 +80,7 @@ def test_an_advisory_setting_that_is_lacked_is_left_out_with_a_warning(name: Fea
 
 
 def test_what_was_learned_of_a_model_counts_as_lacked() -> None:
-    found = fit(call(settings=Settings(temperature=0.2)), row(), frozenset({"temperature"}))
+    found = fit(call(settings=Settings(temperature=0.2)), row(), {"temperature": "it was refused"})
     assert found.call.settings.temperature is None
     assert len(found.warnings) == 1
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -117,8 +119,7 @@ async def test_several_refused_settings_are_left_out_one_after_the_other(transpo
     async with scripted(refuses("temperature"), refuses("seed", 422), answer()) as server:
         sent = await transport.send(LIVELY, at(server), OPENAI, retry=Retry(attempts=1))
         assert len(server.seen) == 3
-        place = ("openai", server.base_url, "m")
-        assert transport.lacking(*place) == {"temperature", "seed"}
+        assert transport.lacking(LIVELY, server.base_url).keys() == {"temperature", "seed"}
     assert len(sent.warnings) == 2
 
 
@@ -141,7 +142,7 @@ async def test_a_strict_call_is_not_changed(transport: Transport) -> None:
     async with scripted(refuses("temperature"), answer()) as server:
         await fails(transport.send(strict, at(server), OPENAI))
         assert len(server.seen) == 1
-        assert transport.lacking("openai", server.base_url, "m") == frozenset()
+        assert transport.lacking(LIVELY, server.base_url) == {}
 
 
 async def test_a_refusal_of_what_was_never_asked_for_is_an_error_like_others(transport: Transport) -> None:
@@ -153,11 +154,55 @@ async def test_a_refusal_of_what_was_never_asked_for_is_an_error_like_others(tra
 async def test_what_one_model_refuses_is_remembered_for_it_alone(transport: Transport) -> None:
     async with scripted(refuses("temperature"), answer()) as server:
         await transport.send(LIVELY, at(server), OPENAI)
-        assert transport.lacking("openai", server.base_url, "m") == {"temperature"}
-        assert transport.lacking("openai", server.base_url + "/", "m") == {"temperature"}
-        assert transport.lacking("openai", server.base_url, "other") == frozenset()
-        assert transport.lacking("groq", server.base_url, "m") == frozenset()
-        assert transport.lacking("openai", "http://other.example/v1", "m") == frozenset()
+        known = functools.partial(transport.lacking, LIVELY)
+        assert known(server.base_url).keys() == known(server.base_url + "/").keys() == {"temperature"}
+        assert known("http://other.example/v1") == {}
+        for other in ({"model": "other"}, {"provider": "groq"}):
+            assert transport.lacking(msgspec.structs.replace(LIVELY, **other), server.base_url) == {}
+
+
+def with_settings(**fields: Any) -> ModelCall:
+    return msgspec.structs.replace(LIVELY, settings=Settings(**fields))
+
+
+THINKING = "`temperature` may only be set to 1 when thinking is enabled."
+BOTH = "`temperature` and `top_p` cannot both be specified for this model."
+VALUE = "Unsupported value: 'temperature' does not support 0.2 with this model."
+
+
+@pytest.mark.parametrize(
+    ("message", "settings", "warned", "left_out", "kept"),
+    [
+        (
+            THINKING, {"reasoning": "low", "seed": 1}, "the provider refused it together with reasoning",
+            [{"reasoning": "high"}, {"reasoning": 5000, "top_p": 0.5}], [{}, {"seed": 1}, {"reasoning": "none"}],
+        ),
+        (BOTH, {"top_p": 0.5}, "the provider refused it together with top_p", [{"top_p": 0.1}], [{}, {"seed": 1}]),
+        (
+            VALUE, {}, "the provider refused it for this model",
+            [{}, {"top_p": 0.1}, {"reasoning": "low"}], [{"reasoning": "none"}],
+        ),
+        (
+            VALUE, {"seed": 1, "top_p": 0.5}, "the provider refused it for this model",
+            [{}, {"seed": 2}, {"reasoning": "low"}], [{"reasoning": "none"}],
+        ),
+        (
+            "not supported: temperature", {"seed": 1, "top_p": 0.5},
+            "the provider refused it together with seed, top_p",
+            [{"seed": 2, "top_p": 0.1}], [{}, {"seed": 1}],
+        ),
+    ],
+)  # fmt: skip
+async def test_a_refusal_is_remembered_for_its_combination_only_and_its_warning_says_so(
+    message: str, settings: dict[str, Any], warned: str, left_out: list[Any], kept: list[Any], transport: Transport
+) -> None:
+    refusal = answer(json.dumps({"error": {"message": message, "type": "invalid_request_error"}}).encode(), 400)
+    async with scripted(refusal, answer()) as server:
+        sent = await transport.send(with_settings(temperature=0.2, **settings), at(server), OPENAI)
+        assert sent.warnings == (f"temperature was left out: {warned}",)
+        for others, expected in ((left_out, {"temperature"}), (kept, set())):
+            for one in others:
+                assert transport.lacking(with_settings(temperature=0.7, **one), server.base_url).keys() == expected, one
 
 
 async def test_no_setting_is_left_out_when_the_time_is_up(clock: Clock) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -40,20 +40,20 @@ class Fitted(msgspec.Struct, frozen=True):
     wrapped: bool = False
 
 
-def fit(call: ModelCall, row: Provider, lacking: frozenset[str] = frozenset()) -> Fitted:
+def fit(call: ModelCall, row: Provider, lacking: Mapping[str, str] = {}) -> Fitted:
     """Return a call as its provider and model can take it.
 
     Args:
         call: What is asked.
         row: The provider.
-        lacking: What this model is known to lack beyond the row's table.
+        lacking: Settings that this model is known to lack beyond the row's table, and why.
 
     Raises:
         UnsupportedError: A binding setting, or with `call.strict` an advisory one, that the provider or model lacks.
         UsageError: A choice of tool without that tool.
     """
-    has: frozenset[str] = row.capabilities.of(call.model) - lacking
-    settings, warnings = _settings(call, row, has)
+    has: frozenset[str] = row.capabilities.of(call.model) - lacking.keys()
+    settings, warnings = _settings(call, row, has, lacking)
     _check_limits(call, row, has)
     _check_parts(call, has)
     choice = _choice(call, row, has)
@@ -73,7 +73,9 @@ def fit(call: ModelCall, row: Provider, lacking: frozenset[str] = frozenset()) -
 # ---- settings -------------------------------------------------------------------------------------------------------
 
 
-def _settings(call: ModelCall, row: Provider, has: frozenset[str]) -> tuple[Settings, list[str]]:
+def _settings(
+    call: ModelCall, row: Provider, has: frozenset[str], lacking: Mapping[str, str]
+) -> tuple[Settings, list[str]]:
     lacked = [name for name in ADVISORY if name not in has and getattr(call.settings, name) is not None]
     ruled_out = row.rules_out(call) if row.rules_out is not None else {}
     ruled_out = {name: why for name, why in ruled_out.items() if name not in lacked}
@@ -84,9 +86,12 @@ def _settings(call: ModelCall, row: Provider, has: frozenset[str]) -> tuple[Sett
         )
     if lacked and call.strict:
         raise UnsupportedError(
-            f"{_name(call)} does not take {' or '.join(lacked)}", hint="Leave it out, or call without strict=True."
+            f"{_name(call)} does not take {' or '.join(lacked)}"
+            + "".join(f": {lacking[name]}" for name in lacked if name in lacking),
+            hint="Leave it out, or call without strict=True.",
         )
-    warnings = [f"{name} was left out: {_name(call)} does not take it" for name in lacked]
+    why = f"{_name(call)} does not take it"
+    warnings = [f"{name} was left out: {lacking.get(name, why)}" for name in lacked]
     warnings += [f"{name} was left out: {why}" for name, why in ruled_out.items()]
     lacked += ruled_out
     return msgspec.structs.replace(call.settings, **dict.fromkeys(lacked)) if lacked else call.settings, warnings

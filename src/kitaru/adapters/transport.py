@@ -27,6 +27,7 @@ from kitaru.adapters.http.exchange import Exchange, Timeouts, lost
 from kitaru.adapters.http.incoming import Incoming, Listener, ListenerError, Streamed, Whole, is_stream
 from kitaru.adapters.masking import NOTHING, Masker
 from kitaru.adapters.provider import ADVISORY
+from kitaru.adapters.refusals import Refusals
 from kitaru.adapters.reply import Attempt, Delta, Reply, reply_of
 from kitaru.adapters.retry import MAX_RETRY_AFTER, Retry, retry_after
 from kitaru.adapters.secret import SecretStr, clean
@@ -136,7 +137,7 @@ class Transport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._farewell: AsyncGenerator[None, None] | None = None
-        self._lacking: dict[tuple[str, str, str], frozenset[str]] = {}
+        self._refusals: dict[tuple[str, str, str], Refusals] = {}
         self._maskers: dict[tuple[SecretStr, ...], Masker] = {(): NOTHING}
 
     async def __aenter__(self) -> Self:
@@ -154,15 +155,15 @@ class Transport:
         if self._clients is not None:
             await self._clients.aclose()
 
-    def lacking(self, provider: str, base_url: str, model: str) -> frozenset[str]:
-        """Return the advisory settings that a model has refused here before, to be left out beforehand.
+    def lacking(self, call: ModelCall, base_url: str) -> dict[str, str]:
+        """Return the advisory settings of a call that its model has refused here before, and why they are left out.
 
         Args:
-            provider: Name of the provider's row.
+            call: What is asked: a setting that was refused beside another one may be taken without it.
             base_url: The address called.
-            model: The provider's own name of the model.
         """
-        return self._lacking.get(_place(provider, base_url, model), frozenset())
+        known = self._refusals.get(_place(call.provider, base_url, call.model))
+        return known.of(call) if known is not None else {}
 
     async def send(
         self,
@@ -260,22 +261,21 @@ class Transport:
         total, spent = job.timeout.total, self._clock() - job.begun
         if final or (total is not None and spent >= total):
             return None
-        if isinstance(error, ProviderError) and self._without_refused(job, error.refuses):
+        if isinstance(error, ProviderError) and self._without_refused(job, error):
             return 0.0
         wait = self._wait(error, failed + len(job.attempts) - job.free, retry)
         return None if wait is not None and total is not None and spent + wait >= total else wait
 
-    def _without_refused(self, job: _Job, setting: str) -> bool:
+    def _without_refused(self, job: _Job, error: ProviderError) -> bool:
         """Leave out what the provider refused, where that may be; whether it was."""
-        call = job.call
+        call, setting = job.call, error.refuses
         if setting not in ADVISORY or call.strict or getattr(call.settings, setting, None) is None:
             return False
         fields: dict[str, object] = {setting: None}
         job.call = msgspec.structs.replace(call, settings=msgspec.structs.replace(call.settings, **fields))
         job.free += 1
-        job.warnings.append(f"{setting} was left out: the provider refused it for this model")
-        place = _place(call.provider, job.endpoint.base_url, call.model)
-        self._lacking[place] = self._lacking.get(place, frozenset()) | {setting}
+        known = self._refusals.setdefault(_place(call.provider, job.endpoint.base_url, call.model), Refusals())
+        job.warnings.append(f"{setting} was left out: {known.learn(call, setting, error.message)}")
         return True
 
     def _wait(self, error: ModelError, failed: int, retry: Retry) -> float | None:

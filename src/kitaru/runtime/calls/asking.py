@@ -195,7 +195,7 @@ class Asking:
 
     async def _through(self, way: Way) -> Answer:
         transport, row = self._flight.execution.host.transport, way.spoken.row
-        lacking = transport.lacking(row.name, way.endpoint.base_url, way.call.model)
+        lacking = transport.lacking(way.call, way.endpoint.base_url)
         call, repaired = way.call, False
         while True:
             fitted = way.asked.fitted if call is way.asked.call and not lacking else fit(call, row, lacking)
