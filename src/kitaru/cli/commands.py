@@ -20,16 +20,15 @@ Inputs = Annotated[
     list[str] | None, typer.Option("--input", "-i", metavar="NAME=VALUE", help="An input of the flow; may be repeated.")
 ]
 RunId = Annotated[
-    str | None, typer.Option("--run-id", metavar="ID", help="The new run's id; starting it twice is one run.")
+    str | None,
+    typer.Option("--run-id", metavar="ID", help="The new run's ID; starting an ID again returns the same run."),
 ]
 
 _SHARED: Final[dict[str, tuple[Any, object]]] = {
     "store": (
         Annotated[
             str | None,
-            typer.Option(
-                "--store", metavar="URL", help="Where runs are kept, such as sqlite:///runs.db.", envvar="KITARU_STORE"
-            ),
+            typer.Option("--store", metavar="URL", help="The store, such as sqlite:///runs.db.", envvar="KITARU_STORE"),
         ],
         None,
     ),

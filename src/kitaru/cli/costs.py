@@ -33,9 +33,9 @@ kitaru costs
 kitaru costs --by flow --since 7d
 kitaru costs --by day --json | jq '.rows[] | {name, cost}'
 """,
-    details="COST is what is certain: what answers cost, unusable ones included. SAVED is what calls had "
-    "cost that replays reused. What may have been billed beside it, and answers without a known price, are told below. "
-    "Calls of pruned runs are not in it. Days are UTC.",
+    details="COST is the certain cost of all answers, including unusable ones. SAVED is the original cost of the calls "
+    "that replays reused. Calls that may have been billed, and answers without a known price, are listed below the "
+    "table. Calls of pruned runs are not included. Days are UTC.",
 )
 def costs(
     context: Context,
@@ -44,7 +44,7 @@ def costs(
         str | None, typer.Option("--since", metavar="PERIOD", help="Only calls that ended within: 90s, 2h, 7d.")
     ] = None,
 ) -> int:
-    """Show what model calls cost."""
+    """Show the cost of model calls."""
     from kitaru.runtime.views.costs import BY
     from kitaru.runtime.views.costs import costs as read
     from kitaru.runtime.views.transcript import iso, struct_as_json

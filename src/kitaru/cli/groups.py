@@ -23,7 +23,7 @@ MODEL: Final = typer.Typer(
     name="model",
     rich_markup_mode=None,
     invoke_without_command=True,
-    help="""Names for models: register, check, import them.
+    help="""Register, check and import aliases for models.
 
 \b
 Examples:

@@ -27,18 +27,18 @@ kitaru model check fast
 kitaru model check openai/gpt-5-nano
 kitaru model check --gateway
 """,
-    details="Sends one small request, which costs a few tokens and is not recorded. What it tells apart: an address "
-    "that does not exist, a server that does not run, TLS, a proxy in between, a missing or wrong key, a model that "
-    "is not there, a base URL that lacks /v1, a spent quota, a time-out. Exit code 4 where a key is missing or wrong.",
+    details="Sends one small request, which costs a few tokens and is not recorded. It distinguishes an unknown host, "
+    "a stopped server, a TLS error, a proxy, a missing or wrong key, an unknown model, a base URL without /v1, an "
+    "exhausted quota, and a timeout. The exit code is 4 for a missing or wrong key.",
 )
 def check(
     context: Context,
     name: words.ModelName = None,
     gateway: Annotated[
-        bool, typer.Option("--gateway", help="Go through KITARU_GATEWAY_URL, by a made-up model if none is named.")
+        bool, typer.Option("--gateway", help="Use KITARU_GATEWAY_URL; without NAME, with a fictional model.")
     ] = False,
 ) -> int:
-    """Ask a model for a word, and say what is wrong where it fails."""
+    """Send a small request to a model, and explain an error."""
     import anyio
 
     from kitaru.runtime.models.check import KEY_KINDS, Verdict, key_for, route_to_check
@@ -90,14 +90,14 @@ def check(
 kitaru model pull llama3.2:1b
 kitaru model pull ollama/llama3.2:1b
 """,
-    details="Asks the ollama server to fetch a model; OLLAMA_HOST says where it runs. Ctrl-C keeps what has been "
-    "fetched: the next pull goes on from there.",
+    details="The ollama server downloads the model; OLLAMA_HOST is its address. After Ctrl-C, the next pull resumes "
+    "the download.",
 )
 def pull(
     context: Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model in ollama's library, or an alias for one.")],
 ) -> int:
-    """Fetch a model into ollama."""
+    """Download a model to ollama."""
     from kitaru.runtime.models.pull import pull as fetch
     from kitaru.runtime.models.pull import to_pull
 
@@ -123,14 +123,14 @@ def pull(
 kitaru model import litellm_config.yaml --dry-run
 kitaru model import litellm_config.yaml
 """,
-    details="Reads a LiteLLM proxy's configuration. Several entries under one name become fallbacks, asked in order. "
-    "Keys are never kept: where one stands in the file or in a variable of its own, the command that stores it is "
-    "shown. What has no counterpart is listed. Needs the extra `litellm`.",
+    details="Reads the configuration of a LiteLLM proxy. Several entries with one name become fallbacks, called in "
+    "order. Keys are not imported: for each key in the file or in a variable, the command that stores it is printed. "
+    "Settings without a counterpart are listed. Needs the extra `litellm`.",
 )
 def import_litellm(
     context: Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="litellm_config.yaml")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be registered; write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be registered; write nothing.")] = False,
 ) -> int:
     """Register the models of a LiteLLM configuration."""
     from kitaru.runtime.models.litellm_config import read_config

@@ -45,15 +45,15 @@ kitaru model register fast --model openai/gpt-5-nano --secret openai-creds
 kitaru model register local --model ollama/llama3.2:1b --context-length 8192
 kitaru model register smart --model anthropic/claude-x --fallback fast --default
 """,
-    details="A name that exists is registered anew, whole. The first alias becomes the default. A call's own settings "
-    "win over the alias's. Keys are never kept here, only the name of the secret that holds one.",
+    details="An existing alias is replaced. The first alias becomes the default. The settings of a call override those "
+    "of the alias. The registry contains no keys, only the names of secrets.",
 )
 def register(
     context: Context,
     name: Name,
-    model: Annotated[str, typer.Option("--model", metavar="PROVIDER/MODEL", help="What the alias stands for.")],
+    model: Annotated[str, typer.Option("--model", metavar="PROVIDER/MODEL", help="The model of the alias.")],
     secret: Annotated[str, typer.Option("--secret", metavar="NAME", help="The secret that holds the key.")] = "",
-    base_url: Annotated[str, typer.Option("--base-url", metavar="URL", help="Where the provider's API lives.")] = "",
+    base_url: Annotated[str, typer.Option("--base-url", metavar="URL", help="The address of the API.")] = "",
     temperature: Annotated[float | None, typer.Option("--temperature", help="Sampling temperature.")] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="The most tokens of an answer.")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="Nucleus sampling.")] = None,
@@ -70,22 +70,22 @@ def register(
     ] = None,
     fallback: Annotated[
         list[str] | None,
-        typer.Option("--fallback", metavar="ALIAS", help="Asked where it cannot answer; may be repeated."),
+        typer.Option("--fallback", metavar="ALIAS", help="Called if the model cannot answer; repeatable."),
     ] = None,
-    retries: Annotated[int | None, typer.Option("--retries", help="How often a failed attempt is repeated.")] = None,
+    retries: Annotated[int | None, typer.Option("--retries", help="Number of retries of a failed attempt.")] = None,
     cache: Annotated[
-        str, typer.Option("--cache", metavar="PERIOD", help="How long an answer may serve again: 5m, 2h.")
+        str, typer.Option("--cache", metavar="PERIOD", help="How long an answer may be reused: 5m, 2h.")
     ] = "",
     price_input: Annotated[
-        str | None, typer.Option("--price-input", metavar="USD", help="Price of a million tokens read.")
+        str | None, typer.Option("--price-input", metavar="USD", help="Price per million input tokens.")
     ] = None,
     price_output: Annotated[
-        str | None, typer.Option("--price-output", metavar="USD", help="Price of a million tokens produced.")
+        str | None, typer.Option("--price-output", metavar="USD", help="Price per million output tokens.")
     ] = None,
     price_cached: Annotated[
-        str | None, typer.Option("--price-cached-input", metavar="USD", help="Price of a million cached tokens read.")
+        str | None, typer.Option("--price-cached-input", metavar="USD", help="Price per million cached input tokens.")
     ] = None,
-    default: Annotated[bool, typer.Option("--default", help="Make it the model of calls that name none.")] = False,
+    default: Annotated[bool, typer.Option("--default", help="Make it the default model.")] = False,
 ) -> int:
     """Register a name for a model."""
     from kitaru.runtime.models.alias import Alias
@@ -162,16 +162,17 @@ kitaru model list
 kitaru model list --provider ollama
 kitaru model list --json
 """,
-    details="Shows the registry in effect: the file, overlaid by KITARU_MODEL_REGISTRY, with each alias's source and "
-    "where its key would come from. Keys are never shown. With --provider ollama the server is asked what it holds.",
+    details="Shows the effective registry: the file, overridden by KITARU_MODEL_REGISTRY, with the source of each "
+    "alias and of its key. Keys are never shown. With --provider ollama, the models of the server are listed.",
 )
 def list_models(
     context: Context,
     provider: Annotated[
-        str | None, typer.Option("--provider", metavar="NAME", help="Only this one; ollama is asked itself.")
+        str | None,
+        typer.Option("--provider", metavar="NAME", help="Only this provider; ollama lists the server's models."),
     ] = None,
 ) -> int:
-    """List the aliases and what they stand for."""
+    """List the aliases and their models."""
     from kitaru.runtime.models.view import catalogue
 
     out = context.out
@@ -274,12 +275,12 @@ def _list_ollama(out: Output) -> int:
 kitaru model show fast
 kitaru model show openai/gpt-5-nano
 """,
-    details="Shows where the name leads today, its settings and fallbacks, where its key would come from, and what "
-    "provider and model have. Of the settings that are lacked, advisory ones are dropped with a warning; a call with "
-    "another one is refused.",
+    details="Shows the address, the settings, the fallbacks, the source of the key, and the capabilities of the "
+    "provider and model. A call leaves out a best-effort setting that the model lacks, with a warning; a call with a "
+    "required one is refused.",
 )
 def show(context: Context, name: words.ModelName = None) -> int:
-    """Show one model: where it leads, and what it can do."""
+    """Show the address, settings and capabilities of a model."""
     from kitaru.runtime.models.view import show as shown
 
     found = shown(name, lambda: _secrets(context))
@@ -332,7 +333,7 @@ def default(
         str | None, typer.Argument(metavar="NAME", help="The alias to make the default; without it, print it.")
     ] = None,
 ) -> int:
-    """Print the default model, or choose another."""
+    """Print or change the default model."""
     from kitaru.runtime.models.registry import effective, set_default
 
     out = context.out
@@ -361,8 +362,8 @@ def default(
 kitaru model remove fast
 kitaru model remove fast --yes
 """,
-    details="Refused while another alias falls back to it. Runs that have begun keep it. Asks first; without a "
-    "terminal, --yes is needed.",
+    details="Refused while it is a fallback of another alias. Running runs are not affected. The command asks first; "
+    "without a terminal, --yes is needed.",
 )
 def remove(
     context: Context,

@@ -36,8 +36,8 @@ kitaru replay last --override 'draft_call="Another draft"'
 kitaru replay last --input topic=moon --model openai/a=openai/b
 kitaru replay last --verify
 """,
-    details="A new run, forked from RUN: what kept its name, inputs and code is reused, the rest executes. The source "
-    "is not touched. SELECTOR is a name, a key, or an event number as `kitaru show` prints it.",
+    details="Starts a new run from RUN: a step with the same name, inputs and code is reused, all others execute. RUN "
+    "is not changed. SELECTOR is a name, a key, or an event number as printed by `kitaru show`.",
 )
 def replay(
     context: Context,
@@ -47,36 +47,42 @@ def replay(
         typer.Option(
             "--from",
             metavar="SELECTOR",
-            help="Run this boundary again, and all that started after it; may be repeated.",
+            help="Run this boundary again, and all that started after it; repeatable.",
         ),
     ] = None,
     override: Annotated[
         list[str] | None,
-        typer.Option("--override", metavar="SELECTOR=JSON", help="Take this outcome instead; may be repeated."),
+        typer.Option("--override", metavar="SELECTOR=JSON", help="Use this outcome; repeatable."),
     ] = None,
     inputs: Inputs = None,
-    keep_code: Annotated[bool, typer.Option("--keep-code", help="Reuse outcomes whatever became of the code.")] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Allow nothing live; exit 1 at the first difference.")
+    keep_code: Annotated[
+        bool, typer.Option("--keep-code", help="Reuse outcomes even if the code has changed.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; execute and record nothing.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Fail instead of executing; exit 1 at the first difference.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would run; execute and record nothing.")
+    ] = False,
     allow_effects: Annotated[
         list[str] | None,
-        typer.Option("--allow-effects", metavar="NAME", help="Let this effects=True checkpoint run again."),
+        typer.Option("--allow-effects", metavar="NAME", help="Allow this effects=True checkpoint to run again."),
     ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", metavar="[A=]B", help="Ask model B where a call names A, or in place of all; may be repeated."
+            "--model", metavar="[A=]B", help="Call model B in place of A, or in place of all models; repeatable."
         ),
     ] = None,
     registry: Annotated[
         str,
-        typer.Option("--registry", metavar="current|source", help="Which models names stand for: today's, or RUN's."),
+        typer.Option(
+            "--registry", metavar="current|source", help="The registry of models: the current one, or that of RUN."
+        ),
     ] = "current",
     run_id: RunId = None,
 ) -> int:
-    """Replay a run: reuse what still holds, execute what changed."""
+    """Replay a run: reuse unchanged steps, execute the others."""
     out = context.out
     if verify and dry_run:
         raise UsageError("--verify and --dry-run exclude each other", hint="Choose one.")

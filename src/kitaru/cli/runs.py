@@ -34,8 +34,8 @@ kitaru run flows.py:writer -i topic=tides
 kitaru run package.flows:writer --input-json '{"topic": "tides"}'
 kitaru run flows.py:writer -i topic=tides --run-id tides-1
 """,
-    details="The run's id is printed on stderr before its first step, the flow's result on stdout. Ctrl-C parks the "
-    "run, so that `kitaru resume` goes on with it; a second Ctrl-C ends the process at once.",
+    details="The run ID is printed on stderr before the first step, the flow's result on stdout. Ctrl-C parks the run; "
+    "`kitaru resume` continues it. A second Ctrl-C ends the process immediately.",
 )
 def run(
     context: Context,
@@ -92,11 +92,11 @@ async def called(runtime: Runtime, run: str) -> str:
 kitaru resume last
 kitaru resume 0199a2f1
 """,
-    details="What has a recorded outcome does not run again. Steps that were running when the process died do; they "
-    "are named first, because they may have been billed. A run that has completed gives its result again.",
+    details="Steps with a recorded outcome do not run again. Steps that were running when the process died do; they "
+    "are listed first, because they may have been billed. A completed run prints its result again.",
 )
 def resume(context: Context, run: Run) -> int:
-    """Go on with a run that was killed, interrupted or parked."""
+    """Resume a run that was killed, interrupted or parked."""
     out = context.out
     last = 0
 
@@ -149,10 +149,10 @@ async def flow_behind(runtime: Runtime, run: str) -> Flow[..., Any]:
     (APP, "retry"),
     (EXECUTIONS, "retry"),
     examples="kitaru retry last",
-    details="The steps whose failure ended the run run again; all else keeps its recorded outcome.",
+    details="The failed steps re-execute; all other steps keep their recorded outcome.",
 )
 def retry(context: Context, run: Run) -> int:
-    """Let a failed or cancelled run go on."""
+    """Retry a failed or cancelled run."""
     last = 0
 
     async def begin(runtime: Runtime) -> RunHandle[Any]:
@@ -173,14 +173,14 @@ def retry(context: Context, run: Run) -> int:
 kitaru cancel last
 kitaru cancel 0199a2f1 --reason "wrong input"
 """,
-    details="A run in another process is asked to end: its flow sees a cancellation, and its cleanup code runs there.",
+    details="A run in another process is cancelled there: its flow sees a cancellation, and its cleanup code runs.",
 )
 def cancel(
     context: Context,
     run: Run,
     reason: Annotated[str, typer.Option("--reason", help="Why; recorded with the run.")] = "",
 ) -> int:
-    """Cancel a run, whichever process it is in."""
+    """Cancel a run, in this or another process."""
 
     async def work(runtime: Runtime) -> tuple[str, str]:
         name = await runtime.store.find(run)
@@ -320,7 +320,7 @@ kitaru events last
 kitaru events last --follow
 kitaru events last --json | jq -c 'select(.type == "LlmCompleted")'
 """,
-    details="With --json one JSON document a line. --follow goes on until the run has ended.",
+    details="With --json, each line is a JSON document. --follow continues until the run has ended.",
 )
 def events(
     context: Context,

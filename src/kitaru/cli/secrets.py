@@ -52,21 +52,21 @@ kitaru secrets set openai-creds OPENAI_API_KEY
 kitaru secrets set openai-creds OPENAI_API_KEY < key.txt
 kitaru secrets set team-creds --public --OPENAI_API_KEY=... --OPENAI_ORG_ID=...
 """,
-    details="KEY alone asks for the value without showing it, or reads it from stdin. A value on the command line "
-    "shows in the process list and in the shell's history. A new secret is private: only this user of the store gets "
-    "to see it.",
+    details="With KEY alone, the command prompts for the value without showing it, or reads it from stdin. A value on "
+    "the command line is visible in the process list and in the shell's history. A new secret is private: only this "
+    "user of the store can read it.",
     any_option=True,
 )
 def set_(
     context: Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The secret; made where there is none.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The secret; created if it does not exist.")],
     values: Annotated[
-        list[str], typer.Argument(metavar="KEY | --KEY=VALUE...", help="What to set; other values of it stay.")
+        list[str], typer.Argument(metavar="KEY | --KEY=VALUE...", help="The values to set; other values are unchanged.")
     ],
     private: Annotated[
-        bool, typer.Option("--private", help="Only this user gets to see it (new ones: default).")
+        bool, typer.Option("--private", help="Only this user can read it (default for a new secret).")
     ] = False,
-    public: Annotated[bool, typer.Option("--public", help="All users of the store get to see it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="All users of the store can read it.")] = False,
 ) -> int:
     """Store a secret, or set values of one."""
     from kitaru.runtime.secrets.named import set_secret
@@ -198,7 +198,7 @@ def list_(context: Context) -> int:
 def delete(
     context: Context, name: Name, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> int:
-    """Delete a secret for good. On a terminal it asks first."""
+    """Delete a secret. On a terminal, the command asks first."""
     from kitaru.runtime.secrets.named import delete_secret, describe_secret
 
     out = context.out
@@ -219,12 +219,12 @@ def delete(
 @command(
     (SECRETS, "rekey"),
     examples="kitaru secrets rekey",
-    details="Seals every value anew: under KITARU_SECRET_KEY where it is set, else under a fresh key that is kept "
-    "where the former one was. All or nothing; a process that is killed meanwhile leaves everything readable. To "
-    "replace KITARU_SECRET_KEY itself, set the new one, and KITARU_SECRET_KEY_FORMER to the former.",
+    details="Encrypts every value again, with KITARU_SECRET_KEY if it is set, otherwise with a new key, which is "
+    "stored in the place of the old one. This is one transaction: if the process is killed, everything stays readable. "
+    "To replace KITARU_SECRET_KEY itself, set it to the new value, and KITARU_SECRET_KEY_FORMER to the old one.",
 )
 def rekey(context: Context) -> int:
-    """Replace the key that secrets are sealed under."""
+    """Replace the key that encrypts the secrets."""
     from kitaru.runtime.secrets.named import rekey as renew
 
     replaced, left, source = _with(context, renew)

@@ -44,10 +44,10 @@ def verify(
     ] = None,
     write_heads: Annotated[
         Path | None,
-        typer.Option("--write-heads", metavar="FILE", help="Where nothing is wrong, write the heads to FILE."),
+        typer.Option("--write-heads", metavar="FILE", help="If the check passes, write the heads to FILE."),
     ] = None,
 ) -> int:
-    """Check that the log is as it was written."""
+    """Check the log for alterations."""
     from kitaru.runtime.views.transcript import heads_from_text, heads_to_text
 
     kept = heads_from_text(_read(heads), str(heads)) if heads is not None else []
@@ -108,11 +108,11 @@ def _write(path: Path, text: str) -> None:
 @command(
     (APP, "rebuild"),
     examples="kitaru rebuild",
-    details="The list of runs, their states and heads are derived from the events, and are made again from them. A run "
+    details="The list of runs, their states and heads are derived from the events and rebuilt from them. A run "
     "whose events cannot all be read is named, and the others are rebuilt. The exit code is then 1.",
 )
 def rebuild(context: Context) -> int:
-    """Make everything that is derived from the log again."""
+    """Rebuild the tables that are derived from the log."""
 
     async def work(runtime: Runtime) -> Any:
         return await runtime.store.rebuild()
@@ -141,7 +141,7 @@ kitaru prune --older-than 90d --yes
 def prune(
     context: Context,
     older_than: Annotated[
-        str, typer.Option("--older-than", metavar="PERIOD", help="Runs last touched before: 30d, 12h, 4w.")
+        str, typer.Option("--older-than", metavar="PERIOD", help="Runs last changed before: 30d, 12h, 4w.")
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
@@ -200,9 +200,9 @@ kitaru mock-llm --port 8099
 kitaru mock-llm --latency 0.2-0.8 --journal requests.jsonl
 kitaru mock-llm --fault '429*2;retry-after=0.1' --fault 'drop;match=draft'
 """,
-    details="Speaks every provider's API without a model, each on its own paths and below /at/PROVIDER, and counts "
-    "what it is asked, at /_kitaru/requests. Models called gpt-5-nano or o4-mini refuse a temperature and think before "
-    "they answer. A fault is KIND[*FIRST][;retry-after=SECONDS][;match=REGEX]; kinds: 429, 500, 503, 529, quota, "
+    details="Implements the API of every provider without a model, on the provider's own paths and below /at/PROVIDER, "
+    "and counts the requests at /_kitaru/requests. The models gpt-5-nano and o4-mini refuse a temperature and return "
+    "thinking. A fault is KIND[*FIRST][;retry-after=SECONDS][;match=REGEX]; kinds: 429, 500, 503, 529, quota, "
     "context, malformed, truncated, html, error-in-200, error-in-stream, drop, slow, hang, refusal, filter, empty, "
     "invalid-json, fenced-json, missing-key, wrong-type, bad-arguments, echo-error, echo-error-400, echo-header, "
     "echo-body, echo-stream. Needs the extra `serve`.",
@@ -215,14 +215,15 @@ def mock_llm(
         str, typer.Option("--latency", metavar="SECONDS", help="Before each answer: 0.2, or 0.2-0.8.")
     ] = "0",
     fault: Annotated[
-        list[str] | None, typer.Option("--fault", metavar="FAULT", help="What goes wrong; may be repeated.")
+        list[str] | None, typer.Option("--fault", metavar="FAULT", help="A fault to simulate; repeatable.")
     ] = None,
     journal: Annotated[
-        Path | None, typer.Option("--journal", metavar="FILE", help="Append a JSON line for each request and its end.")
+        Path | None,
+        typer.Option("--journal", metavar="FILE", help="Append a JSON line for each request and each response."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse every field that an API does not know.")] = False,
 ) -> int:
-    """Serve a stand-in for a model, on loopback."""
+    """Serve a mock model on a loopback address."""
     from kitaru.runtime.standin import serve_standin
 
     out = context.out
