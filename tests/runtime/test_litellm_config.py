@@ -130,6 +130,10 @@ model_list:
         ("ollama_chat/llama3.2:1b", "ollama/llama3.2:1b"),
         ("together_ai/org/m", "together/org/m"),
         ("fireworks_ai/accounts/x/m", "fireworks/accounts/x/m"),
+        ("fireworks_ai/m", "fireworks/accounts/fireworks/models/m"),
+        ("azure/o_series/mine", "azure/mine"),
+        ("azure/gpt5_series/mine", "azure/mine"),
+        ("huggingface/together/org/m", "huggingface/org/m:together"),
         ("cohere_chat/command", "cohere/command"),
         ("hosted_vllm/m", "vllm/m"),
         ("nvidia_nim/m", "nvidia/m"),
@@ -144,7 +148,9 @@ def test_a_provider_is_called_as_it_is_here(theirs: str, ours: str) -> None:
     assert one(f"model: {theirs}").aliases["it"].model == ours
 
 
-@pytest.mark.parametrize("model", ["vertex_ai/gemini-x", "bedrock/anthropic.x", "nosuch/m", "mystery", "vllm/m"])
+@pytest.mark.parametrize(
+    "model", ["vertex_ai/gemini-x", "bedrock/anthropic.x", "nosuch/m", "mystery", "vllm/m", "openai/os.environ/M"]
+)
 def test_a_model_of_a_provider_that_is_not_here_is_listed(model: str) -> None:
     found = one(f"model: {model}")
     assert found.aliases == {}
@@ -212,6 +218,26 @@ def test_the_providers_usual_variable_needs_nothing() -> None:
     assert found == Imported({"it": Alias(model="openai/x")}, (), (), ())
 
 
+@pytest.mark.parametrize("reference", ["os.environ/MODEL", "${MODEL}", "$MODEL", "${MODEL:-x}"])
+def test_a_model_in_a_variable_is_kept_as_it_is_now(reference: str) -> None:
+    found = one(f"model: '{reference}'", MODEL="gemini/gemini-x")
+    assert found.aliases["it"] == Alias(model="google/gemini-x")
+    assert "MODEL" in changed(found)
+    unset = one(f"model: '{reference}'")
+    assert unset.aliases == {}
+    assert "MODEL, which is not set" in unmapped(unset)["model_list[0] (it)"]
+
+
+def test_a_reference_that_a_template_left_is_a_variable_and_no_key() -> None:
+    found = one("model: openai/x\napi_key: ${TEAM_KEY}\napi_base: ${PROXY}", PROXY="https://h.example/v1")
+    assert found.aliases["it"] == Alias(
+        model="openai-compatible/x", base_url="https://h.example/v1", secret=found.aliases["it"].secret
+    )
+    (needed,) = found.secrets
+    assert (needed.secret, needed.variable) == ("team-key", "TEAM_KEY")
+    assert one("model: openai/x\napi_key: ${OPENAI_API_KEY}").secrets == ()
+
+
 def test_another_variable_becomes_a_secret_with_the_command_that_makes_it() -> None:
     found = one("model: openai/x\napi_key: os.environ/TEAM_KEY")
     assert found.aliases["it"].secret == "team-key"
@@ -275,11 +301,12 @@ def test_a_full_name_that_stands_for_itself_needs_no_alias() -> None:
         """
 model_list:
   - {model_name: openai/gpt-4o, litellm_params: {model: openai/gpt-4o}}
+  - {model_name: gemini/gemini-x, litellm_params: {model: gemini/gemini-x}}
   - {model_name: it, litellm_params: {model: openai/x}}
-litellm_settings: {fallbacks: [{it: [openai/gpt-4o]}]}
+litellm_settings: {fallbacks: [{it: [openai/gpt-4o, gemini/gemini-x]}]}
 """
     )
-    assert found.aliases == {"it": Alias(model="openai/x", fallbacks=("openai/gpt-4o",))}
+    assert found.aliases == {"it": Alias(model="openai/x", fallbacks=("openai/gpt-4o", "google/gemini-x"))}
 
 
 def test_a_name_with_a_slash_is_called_otherwise_and_found_by_its_fallbacks() -> None:

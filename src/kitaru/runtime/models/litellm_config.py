@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from kitaru.adapters.providers import canonical
 from kitaru.errors import UsageError
 from kitaru.runtime.models.alias import Alias, bad_name
 from kitaru.runtime.models.litellm_entry import Entry, Notebook, Remark, SecretNeeded, entry_of
@@ -107,9 +108,11 @@ class _Groups:
         if any(entry.order is not None for entry in group):
             group = sorted(group, key=lambda entry: (entry.order is None, entry.order or 0))
         first, *others = group
-        if "/" in name and not others and first.plain and first.alias.model == name:
+        provider, slash, model = name.partition("/")
+        full = f"{canonical(provider)}/{model}"
+        if slash and not others and first.plain and first.alias.model == full:
             self._notes.change(first.where, "needs no alias: a full name is asked for as it is")
-            self.called[name] = name
+            self.called[name] = full
             return
         called = self.called[name] = self._fitting(name, first)
         ways: list[str] = []

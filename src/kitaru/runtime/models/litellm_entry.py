@@ -15,21 +15,6 @@ from kitaru.runtime.models.alias import Alias, alias_of
 if TYPE_CHECKING:
     from kitaru.adapters import Provider
 
-# LiteLLM's provider, and ours where it has another name.
-_RENAMED: Final[Mapping[str, str]] = {
-    "gemini": "google",
-    "cohere_chat": "cohere",
-    "together_ai": "together",
-    "ollama_chat": "ollama",
-    "fireworks_ai": "fireworks",
-    "nvidia_nim": "nvidia",
-    "lm_studio": "lmstudio",
-    "hosted_vllm": "vllm",
-    "openai_like": "openai-compatible",
-    "custom_openai": "openai-compatible",
-    "litellm_proxy": "openai-compatible",
-}
-
 # Ours of the same name are taken as they are; these are LiteLLM's alone, or mean something else there.
 _NOT_OURS: Final = frozenset({"openai-compatible", "openai-responses", "test", "vllm"})
 
@@ -72,7 +57,13 @@ _PLACEHOLDERS: Final = frozenset(
     {"", "none", "empty", "dummy", "fake", "anything", "not-needed", "no-key", "x", "null"}
 )
 
-_FROM_ENVIRONMENT: Final = "os.environ/"
+# LiteLLM's own form, and what templates leave in a file.
+_VARIABLE: Final = re.compile(r"os\.environ/(\w+)|\$\{(\w+)(?::-[^}]*)?\}|\$(\w+)", re.ASCII)
+
+# Which of an API's routes LiteLLM takes; no part of a deployment's name.
+_ROUTES: Final[Mapping[str, tuple[str, ...]]] = {"azure": ("o_series/", "gpt5_series/", "responses/", "chat/")}
+
+_NO_CHAT: Final = re.compile(r"embed|whisper|\btts\b|dall-e|moderation|rerank|gpt-image|imagen", re.IGNORECASE)
 
 
 class Remark(msgspec.Struct, frozen=True):
@@ -183,12 +174,15 @@ def entry_of(number: int, value: object, notes: Notebook) -> Entry | None:
     if "*" in name or "*" in full:
         notes.leave_out(where, "a wildcard is no alias: ask for PROVIDER/MODEL by its full name, which needs none")
         return None
+    full = _named_model(full.strip(), where, notes)
+    if full is None:
+        return None
     mode = info.pop("mode", None)
-    if mode not in (None, "chat", "completion", "responses"):
+    if mode not in (None, "chat", "completion", "responses") or (mode is None and _NO_CHAT.search(full)):
         notes.leave_out(where, "is no chat model")
         return None
     info.pop("id", None)
-    found = _provider(full.strip(), params, where, notes)
+    found = _provider(full, params, where, notes)
     if found is None:
         return None
     row, model = found
@@ -213,6 +207,7 @@ def entry_of(number: int, value: object, notes: Notebook) -> Entry | None:
 
 def _provider(full: str, params: dict[str, Any], where: str, notes: Notebook) -> tuple[Provider, str] | None:
     from kitaru.adapters import names, provider, providers
+    from kitaru.adapters.providers import canonical
 
     before, slash, model = full.partition("/")
     stated = params.pop("custom_llm_provider", None)
@@ -227,14 +222,47 @@ def _provider(full: str, params: dict[str, Any], where: str, notes: Notebook) ->
         return owner, full
     if before == "openai" and model.startswith("responses/"):
         before, model = "openai-responses", model.removeprefix("responses/")
-    elif before in _NOT_OURS or (before not in names() and before not in _RENAMED):
-        notes.leave_out(where, f"there is no provider for {before}/")
-        return None
-    ours = _RENAMED.get(before, before)
+    elif before in _NOT_OURS:
+        before = ""
+    ours = canonical(before)
     if ours not in names():
-        notes.leave_out(where, f"there is no provider for {before}/")
+        notes.leave_out(where, f"there is no provider for {full.partition('/')[0]}/")
         return None
-    return provider(ours), model
+    return provider(ours), _model(ours, model)
+
+
+def _model(ours: str, model: str) -> str:
+    """Return a model's own name without what LiteLLM routes by."""
+    for prefix in _ROUTES.get(ours, ()):
+        model = model.removeprefix(prefix)
+    if ours == "fireworks" and "/" not in model:
+        return f"accounts/fireworks/models/{model}"  # `fireworks_ai/chat/transformation.py`
+    if ours == "huggingface" and model.count("/") == 2:
+        via, _, rest = model.partition("/")
+        return f"{rest}:{via}"
+    return model
+
+
+def _named_model(full: str, where: str, notes: Notebook) -> str | None:
+    """Return the model that an entry names, also by a variable; None where that is not set."""
+    variable = _variable(full)
+    if variable:
+        found = notes.environ.get(variable, "").strip()
+        if not found:
+            notes.leave_out(where, f"its model is in {variable}, which is not set now")
+            return None
+        notes.change(f"{where}.litellm_params.model", f"the model in {variable} is kept as it is now")
+        return found
+    if "os.environ/" in full or "${" in full:
+        notes.leave_out(where, "a part of its model's name is in a variable")
+        return None
+    return full
+
+
+def _variable(text: str) -> str:
+    """Return the variable that a value refers to; empty where it states the value itself."""
+    found = _VARIABLE.fullmatch(text.strip())
+    return next(filter(None, found.groups()), "") if found else ""
 
 
 def _address(
@@ -247,8 +275,7 @@ def _address(
     params.pop("base_url", None)
     version = params.pop("api_version", None)
     address = ""
-    if isinstance(base, str) and base.startswith(_FROM_ENVIRONMENT):
-        variable = base.removeprefix(_FROM_ENVIRONMENT)
+    if isinstance(base, str) and (variable := _variable(base)):
         if not _reads(row, variable):
             address = notes.environ.get(variable, "").strip()
             if not address:
@@ -280,8 +307,7 @@ def _with_version(
     if row.name != "azure" and not _azure(address):
         notes.leave_out(f"{where}.litellm_params.api_version", "only azure has API versions")
         return address
-    if version.startswith(_FROM_ENVIRONMENT):
-        variable = version.removeprefix(_FROM_ENVIRONMENT)
+    if variable := _variable(version):
         if variable not in ("OPENAI_API_VERSION", "AZURE_API_VERSION"):
             notes.leave_out(f"{where}.litellm_params.api_version", f"azure does not look at {variable}")
         return address
@@ -299,8 +325,7 @@ def _key(row: Provider, name: str, params: dict[str, Any], fields: dict[str, Any
         return
     text, wanted = str(key).strip(), next(iter(row.key_env), "API_KEY")
     place = f"{where}.litellm_params.api_key"
-    if text.startswith(_FROM_ENVIRONMENT):
-        variable = text.removeprefix(_FROM_ENVIRONMENT)
+    if variable := _variable(text):
         if variable in (*row.key_env, *row.bearer_env):
             return
         fields["secret"] = notes.need_secret(wanted, variable=variable)
