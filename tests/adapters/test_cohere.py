@@ -486,3 +486,19 @@ def test_a_malformed_stream_is_a_model_error(data: st.DataObject) -> None:
     lines = "".join(f"data: {json.dumps(one)}\n\n" for one in payloads).encode()
     whole = data.draw(torn(lines) | st.just(lines) | bodies({"message": "no"}))
     assert told(outcome(lambda: stream(whole)[1]), "cohere", 200)
+
+
+def test_several_texts_are_parts_of_their_own() -> None:
+    content = sent(call(Message("user", (Text("one"), Text("two")))))["messages"][0]["content"]
+    assert content == [text("one"), text("two")]
+
+
+@pytest.mark.parametrize("part", [Image("image/png", b"x"), Document("application/pdf", b"x")])
+def test_a_tool_result_that_is_no_text_is_refused_and_not_dropped(part: Image | Document) -> None:
+    history = (
+        Message("user", "look"),
+        Message("assistant", "", (ToolCall("c1", "look", "{}"),)),
+        Message("tool", (Text("seen"), part), tool_call_id="c1", name="look"),
+    )
+    with pytest.raises(UnsupportedError, match="tool's result"):
+        sent(call(*history))

@@ -286,7 +286,7 @@ def test_an_instruction_joins_the_system_message_that_is_there() -> None:
     assert first.text.startswith("Be kind.\n\nAnswer with one JSON object and nothing else")
     assert second == Message("user", "hi")
     parts = call(Message("developer", (Text("Be kind."),)), output=Output("json"))
-    assert fit(parts, lacking).call.messages[0].text.startswith("Be kind.\n\nAnswer")
+    assert fit(parts, lacking).call.messages[0].text.startswith("Be kind.\nAnswer")
 
 
 def test_json_mode_is_told_of_json_only_where_the_prompt_does_not_speak_of_it() -> None:

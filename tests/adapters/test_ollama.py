@@ -212,8 +212,8 @@ def test_tools_have_openais_form() -> None:
 
 
 def test_images_stand_beside_the_text_in_base64() -> None:
-    message = Message("user", (Text("look "), Image("image/png", b"x"), Text("here")))
-    assert sent(call(message))["messages"] == [{"role": "user", "content": "look here", "images": ["eA=="]}]
+    message = Message("user", (Text("look"), Image("image/png", b"x"), Text("here")))
+    assert sent(call(message))["messages"] == [{"role": "user", "content": "look\nhere", "images": ["eA=="]}]
 
 
 @pytest.mark.parametrize("part", [Image(url="https://h.example/a.png"), Document("application/pdf", b"x")])

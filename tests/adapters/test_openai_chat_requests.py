@@ -138,8 +138,11 @@ def test_a_developer_is_the_system_where_the_role_is_not_known(name: str, role: 
     assert said(name, Message("developer", "be brief"), HI)[0] == {"role": role, "content": "be brief"}
 
 
-def test_text_in_parts_goes_as_one_string() -> None:
-    assert said("openai", Message("user", (Text("a"), Text("b"))))[0]["content"] == "ab"
+def test_several_texts_are_parts_where_the_server_reads_them_and_lines_elsewhere() -> None:
+    two = Message("user", (Text("a"), Text("b")))
+    assert said("openai", two)[0]["content"] == [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    assert said("vllm", two)[0]["content"] == "a\nb"
+    assert said("openai", Message("user", (Text("a"),)))[0]["content"] == "a"
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ _DEPLOYMENT: Final = re.compile(r"/openai/deployments/[^/]+")
 # Since this version: `max_completion_tokens` and `stream_options`, Microsoft Learn "API version deprecation".
 _NEWER: Final = "2024-09-01"
 
-_DIALECT: Final = Dialect(max_tokens="max_completion_tokens", developer=True)
-_OLDER: Final = Dialect(stream_usage=False, developer=True)
+_DIALECT: Final = Dialect(max_tokens="max_completion_tokens", developer=True, text_parts=True)
+_OLDER: Final = Dialect(stream_usage=False, developer=True, text_parts=True)
 
 
 def is_azure(base_url: str) -> bool:

@@ -84,7 +84,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
             docs="https://platform.openai.com/docs/api-reference/chat",
         ),
         # `completion_create_params.py`: o-series refuse max_tokens
-        Dialect(max_tokens="max_completion_tokens", developer=True),
+        Dialect(max_tokens="max_completion_tokens", developer=True, text_parts=True),
     ),
     (
         Provider(
@@ -254,7 +254,13 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
             docs="https://openrouter.ai/docs/api-reference/chat-completion",
         ),
         # `chatassistantmessage.py`; "Preserving reasoning" wants the details back as they came, in their order
-        Dialect(reasoning="object", developer=True, echoes=("reasoning_details", "reasoning"), cost="openrouter"),
+        Dialect(
+            reasoning="object",
+            developer=True,
+            text_parts=True,
+            echoes=("reasoning_details", "reasoning"),
+            cost="openrouter",
+        ),
     ),
     (
         Provider(

@@ -326,7 +326,7 @@ def _asked(call: ModelCall, output: Output, instruction: str) -> ModelCall:
     if isinstance(first.content, str):
         content: str | tuple[Text | Image | Document, ...] = f"{first.content}\n\n{instruction}".lstrip()
     else:
-        content = (*first.content, Text(f"\n\n{instruction}"))
+        content = (*first.content, Text(instruction))
     return msgspec.structs.replace(call, messages=(msgspec.structs.replace(first, content=content), *others))
 
 

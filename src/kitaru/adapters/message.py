@@ -109,10 +109,10 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def text(self) -> str:
-        """The text of all parts, joined."""
+        """The text of all parts, a line break between two."""
         if isinstance(self.content, str):
             return self.content
-        return "".join(part.text for part in self.content if isinstance(part, Text))
+        return "\n".join(part.text for part in self.content if isinstance(part, Text))
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -140,6 +140,10 @@ def _message(message: Message, call: ModelCall, provider: str) -> object:
         case "assistant":
             return _assistant(message, call, provider)
         case "tool":
+            if not all(isinstance(part, Text) for part in message.parts):
+                raise UnsupportedError(
+                    "a tool's result cannot hold images or documents at cohere", hint="Put them into a user's message."
+                )
             return {"role": "tool", "tool_call_id": message.tool_call_id, "content": message.text}
         case "system" | "developer":
             return {"role": "system", "content": _content(message)}
@@ -174,7 +178,7 @@ def _assistant(message: Message, call: ModelCall, provider: str) -> object:
 
 
 def _content(message: Message) -> object:
-    if all(isinstance(part, Text) for part in message.parts):
+    if len(message.parts) < 2 and message.plain:
         return message.text
     return [_part(part) for part in message.parts]
 

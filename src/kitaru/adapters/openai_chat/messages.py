@@ -130,7 +130,7 @@ def _said(role: str, message: Message, dialect: Dialect) -> dict[str, object]:
 
 def _content(message: Message, dialect: Dialect) -> object:
     # Text alone goes as a string, which every server of the family reads; lists of parts are read by few.
-    if message.plain:
+    if message.plain and not (dialect.text_parts and len(message.parts) > 1):
         return message.text
     return [_part(part, dialect) for part in message.parts]
 

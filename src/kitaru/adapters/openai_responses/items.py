@@ -87,7 +87,8 @@ def _id(identifier: str) -> str:
 
 
 def _content(message: Message) -> object:
-    return message.text if message.plain else [_part(part) for part in message.parts]
+    one = message.plain and len(message.parts) < 2
+    return message.text if one else [_part(part) for part in message.parts]
 
 
 def _part(part: Part) -> dict[str, object]:
