@@ -68,9 +68,9 @@ def table(out: str) -> list[list[str]]:
     return [re.split(r" {2,}", line.strip()) for line in out.splitlines()]
 
 
-def test_a_store_without_calls_says_so_and_is_no_error(kitaru: Kitaru) -> None:
+def test_a_store_without_calls_says_so_and_is_no_error(kitaru: Kitaru, folder: Path) -> None:
     done = kitaru("costs")
-    assert (done.code, done.out, done.err) == (0, "", "No model calls.\n")
+    assert (done.code, done.out, done.err) == (0, "", f"No model calls yet in {folder}/default.db\n")
     assert kitaru("costs", "--since", "1h").err == "No such model calls.\n"
     assert kitaru("costs", "--json").json["rows"] == []
 

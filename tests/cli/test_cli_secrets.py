@@ -138,6 +138,7 @@ def test_delete_removes_one(kitaru: Kitaru) -> None:
 
 @pytest.mark.parametrize("command", ["show", "delete"])
 def test_a_secret_that_is_not_there_is_not_found(kitaru: Kitaru, command: str) -> None:
+    kitaru("run", "flows.py:cry", "-i", "text=ahoy")
     done = kitaru("secrets", command, "lost")
     assert done.code == 3
     assert "lost" in done.err

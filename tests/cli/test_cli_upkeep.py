@@ -28,6 +28,27 @@ def damage(folder: Path) -> None:
     connection.close()
 
 
+NOTHING_YET = {
+    0: ["runs", "costs", "secrets list", "model list"],
+    3: ["show last", "events last", "verify", "rebuild", "resume last", "retry last", "cancel last", "replay last"],
+}
+
+
+@pytest.mark.parametrize(("code", "line"), [(code, line) for code, lines in NOTHING_YET.items() for line in lines])
+def test_a_command_that_reads_makes_no_store(kitaru: Kitaru, folder: Path, code: int, line: str) -> None:
+    before = {path.name for path in folder.iterdir()}
+    done = kitaru(*line.split(), "--store", "sqlite:///new/runs.db")
+    assert done.code == code
+    if not line.startswith("model"):
+        assert f"yet in {folder}/new/runs.db" in done.err
+    assert {path.name for path in folder.iterdir()} == before
+
+
+def test_a_store_that_does_not_exist_has_no_runs(kitaru: Kitaru, folder: Path) -> None:
+    assert kitaru("runs").err == f"No runs yet in {folder}/default.db\n"
+    assert kitaru("runs", "--json").json == {"runs": [], "cursor": None}
+
+
 def test_verify_of_a_sound_log_says_so(kitaru: Kitaru) -> None:
     kitaru("run", "flows.py:cry", "-i", "text=ahoy")
     done = kitaru("verify")

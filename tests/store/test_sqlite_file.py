@@ -58,24 +58,26 @@ def test_a_path_may_be_written_as_a_url(tmp_path: Path) -> None:
             path_of(text)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ann:hunter-two@db/runs",
+        "postgresql://ann:hunter-two/@x@db/runs",
+        "postgresql:/ann:hunter-two@db/runs",
+        "sqlite+pysqlite:///r.db?user=ann&sslpassword=hunter-two&x=1",
+    ],
+)
+def test_a_password_in_a_url_is_not_shown(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        path_of(url)
+    assert "hunter" not in str(caught.value)
+    assert "ann" in str(caught.value)
+
+
 async def test_a_path_with_characters_of_a_url_works(tmp_path: Path) -> None:
     path = tmp_path / "a%20?b#c.db"
     await filled(path)
     assert path.exists()
-
-
-async def test_only_this_user_can_read_the_files(tmp_path: Path) -> None:
-    old = os.umask(0o000)
-    try:
-        store = SqliteStore(tmp_path / "new" / "k.db")
-        await store.open()
-        await Listener(store).create("tides")
-    finally:
-        os.umask(old)
-    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "new").iterdir() if file.is_file()}
-    await store.close()
-    assert set(modes) >= {"k.db", "k.db-wal", "k.db-shm"}
-    assert set(modes.values()) == {0o600}
 
 
 async def test_each_commit_is_flushed_unless_durability_is_process(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from kitaru.cli.commands import Context, command
 from kitaru.cli.failures import OK
 from kitaru.cli.groups import APP
 from kitaru.cli.output import Colour, Output, clean, width_of
-from kitaru.cli.session import with_runtime
+from kitaru.cli.session import place_of, with_runtime
 from kitaru.cli.wording import UNKNOWN, money
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def costs(
     ] = None,
 ) -> int:
     """Show the cost of model calls."""
-    from kitaru.runtime.views.costs import BY
+    from kitaru.runtime.views.costs import BY, nothing
     from kitaru.runtime.views.costs import costs as read
     from kitaru.runtime.views.transcript import iso, struct_as_json
 
@@ -56,13 +56,14 @@ def costs(
     async def work(runtime: Runtime) -> Costs:
         return await read(runtime, by=cast("By", by), since=oldest)
 
-    found = with_runtime(context.store, work)
+    found = with_runtime(context.store, work, absent=nothing(cast("By", by)))
     if context.out.as_json:
         shown = struct_as_json(found)
         unpriced = [{"model": model, "answers": number} for model, number in found.unpriced]
         context.out.document({**shown, "unpriced": unpriced, "since": iso(oldest) if oldest is not None else None})
     elif not found.rows:
-        context.out.note("No model calls." if since is None else "No such model calls.")
+        place = clean(place_of(context.store))
+        context.out.note(f"No model calls yet in {place}" if since is None else "No such model calls.")
         for note in _notes(found):
             context.out.note(note)
     else:

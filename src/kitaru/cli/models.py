@@ -216,7 +216,8 @@ def _secrets(context: Context) -> frozenset[str] | None:
         return frozenset(name for row in rows for name in (row.name, row.id))
 
     try:
-        return with_runtime(context.store, work)
+        nothing: frozenset[str] = frozenset()
+        return with_runtime(context.store, work, absent=nothing)
     except KitaruError:
         return None
 

@@ -70,6 +70,7 @@ def run_to_end(
     finish: Callable[[Runtime, RunHandle[Any]], Awaitable[int]] | None = None,
     after: Callable[[], int] = lambda: 0,
     tell: bool = True,
+    new: bool = False,
 ) -> int:
     """Begin a run, wait for its end, and say what became of it.
 
@@ -78,6 +79,7 @@ def run_to_end(
         finish: Says what it gave; prints the flow's result by default.
         after: The last event that progress does not tell of.
         tell: Whether progress tells of anything.
+        new: Make a store that does not exist.
 
     Returns:
         The exit code.
@@ -100,7 +102,7 @@ def run_to_end(
         return await (finish or _print_result(out))(runtime, handle)
 
     with users_code(out), interrupts.installed():
-        return with_runtime(store, work)
+        return with_runtime(store, work, new=new)
 
 
 async def _wait(out: Output, progress: Progress, handle: RunHandle[Any], asked: asyncio.Event) -> bool:

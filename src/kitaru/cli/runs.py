@@ -15,7 +15,7 @@ from kitaru.cli.groups import APP, EXECUTIONS
 from kitaru.cli.inputs import flow_inputs
 from kitaru.cli.output import Output, clean
 from kitaru.cli.running import loads, run_to_end
-from kitaru.cli.session import with_runtime
+from kitaru.cli.session import place_of, with_runtime
 from kitaru.errors import RunError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run(
         say_begun(out, "Run", name, render.call_of(found.name, given))
         return await runtime.start(found.options(run_id=name), *bound.args, **bound.kwargs)
 
-    return run_to_end(out, context.store, begin)
+    return run_to_end(out, context.store, begin, new=True)
 
 
 def say_begun(out: Output, verb: str, run: str, called: str, doubts: Sequence[str] = ()) -> None:
@@ -245,13 +245,15 @@ def runs(
         found = await listing(runtime, status=wanted, flow=flow, since=oldest, limit=limit + 1, before=before)
         return found[:limit], len(found) > limit
 
-    found, more = with_runtime(context.store, work)
+    nothing: tuple[list[Listed], bool] = ([], False)
+    found, more = with_runtime(context.store, work, absent=nothing)
     if context.out.as_json:
         following = found[-1].id if more else None
         context.out.document({"runs": [one.as_json() for one in found], "cursor": following})
         return OK
     if not found:
-        context.out.note("No runs." if not (wanted or flow or since or cursor) else "No such runs.")
+        filtered = wanted or flow or since or cursor
+        context.out.note("No such runs." if filtered else f"No runs yet in {clean(place_of(context.store))}")
         return OK
     render_listing(context.out, found)
     if more:

@@ -15,7 +15,7 @@ from kitaru.cli.commands import Context, command
 from kitaru.cli.failures import OK
 from kitaru.cli.groups import SECRETS
 from kitaru.cli.output import Output, clean
-from kitaru.cli.session import with_runtime
+from kitaru.cli.session import place_of, with_runtime
 from kitaru.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,13 +36,15 @@ def group(context: typer.Context) -> None:
         raise typer.Exit(OK)
 
 
-def _with(context: Context, work: Callable[..., T], *arguments: Any, **more: Any) -> T:
+def _with(
+    context: Context, work: Callable[..., T], *arguments: Any, new: bool = False, absent: T | None = None, **more: Any
+) -> T:
     """What a function of the runtime's gives, away from the event loop: it may wait for the OS keyring."""
 
     async def enter(runtime: Runtime) -> T:
         return await asyncio.to_thread(functools.partial(work, *arguments, runtime=runtime, **more))
 
-    return with_runtime(context.store, enter)
+    return with_runtime(context.store, enter, new=new, absent=absent, of="secrets")
 
 
 @command(
@@ -79,7 +81,8 @@ def set_(
         out.note("Note: values on the command line show in `ps` and in the shell's history; `kitaru secrets set "
                  f"{clean(name)} {clean(next(iter(given)))}` asks for one instead.")  # fmt: skip
     given.update(_asked_for(asked))
-    found = _with(context, set_secret, name, given, private=True if private else False if public else None)
+    hidden = True if private else False if public else None
+    found = _with(context, set_secret, name, given, private=hidden, new=True)
     if out.as_json:
         out.document(_summary(found))
     else:
@@ -169,15 +172,16 @@ def show(
 @command((SECRETS, "list"), examples="kitaru secrets list\nkitaru secrets list --json")
 def list_(context: Context) -> int:
     """List the secrets that this user may see, without values."""
-    from kitaru.runtime.secrets.named import list_secrets
+    from kitaru.runtime.secrets.named import SecretSummary, list_secrets
 
-    found = _with(context, list_secrets)
+    nothing: list[SecretSummary] = []
+    found = _with(context, list_secrets, absent=nothing)
     out = context.out
     if out.as_json:
         out.document([_summary(one) for one in found])
         return OK
     if not found:
-        out.note("No secrets. Store one: kitaru secrets set NAME KEY")
+        out.note(f"No secrets yet in {clean(place_of(context.store))}  Store one: kitaru secrets set NAME KEY")
         return OK
     rows = [["NAME", "ID", "SEEN BY", "KEYS", "SET"]]
     rows += [

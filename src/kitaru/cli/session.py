@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kitaru.cli.failures import INTERRUPTED
+from kitaru.errors import NotFoundError
 
 if TYPE_CHECKING:
     from kitaru.runtime.runtime import Runtime
@@ -21,16 +22,38 @@ T = TypeVar("T")
 _SIGNALS: Final = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-def with_runtime(store: str | None, work: Callable[[Runtime], Awaitable[T]]) -> T:
+def with_runtime(
+    store: str | None,
+    work: Callable[[Runtime], Awaitable[T]],
+    *,
+    new: bool = False,
+    absent: T | None = None,
+    of: str = "runs",
+) -> T:
     """Run `work` with an open runtime, on an event loop of its own.
 
     Args:
         store: The store's URL; the default one if None.
         work: Gets the runtime, which is closed afterwards; it resumes nothing unasked.
+        new: Make a store that does not exist.
+        absent: What to return where the store does not exist; an error if None.
+        of: What is looked for in the store, for that error.
+
+    Raises:
+        NotFoundError: The store does not exist.
     """
     import anyio
 
     from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.stores import store_at
+
+    if not new and not (found := store_at(store, "full", 30.0)).exists():
+        if absent is not None:
+            return absent
+        raise NotFoundError(
+            f"no {of} yet in {found.place}",
+            hint="The store does not exist. Name another one with --store or KITARU_STORE, or run a flow.",
+        )
 
     async def enter() -> T:
         async with Runtime(store, recover=False) as runtime:
@@ -41,6 +64,13 @@ def with_runtime(store: str | None, work: Callable[[Runtime], Awaitable[T]]) -> 
             return await work(runtime)
 
     return anyio.run(enter)
+
+
+def place_of(store: str | None) -> str:
+    """Where a store is, for people."""
+    from kitaru.runtime.stores import store_at
+
+    return store_at(store, "full", 30.0).place
 
 
 class Interrupts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -48,7 +47,7 @@ def verify(
     ] = None,
 ) -> int:
     """Check the log for alterations."""
-    from kitaru.runtime.views.transcript import heads_from_text, heads_to_text
+    from kitaru.runtime.views.transcript import heads_from_text
 
     kept = heads_from_text(_read(heads), str(heads)) if heads is not None else []
 
@@ -66,7 +65,7 @@ def verify(
 
     name, problems, found = with_runtime(context.store, work)
     if write_heads is not None and not problems:
-        _write(write_heads, heads_to_text([head for head in found if name in (None, head.run)]))
+        _write(write_heads, [head for head in found if name in (None, head.run)])
     count = 1 if name is not None else len(found) or len({problem.run for problem in problems} - {""})
     out = context.out
     if out.as_json:
@@ -92,15 +91,11 @@ def _read(path: Path) -> str:
         raise UsageError(f"{path} cannot be read: {error}") from None
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
+def _write(path: Path, heads: list[Any]) -> None:
+    from kitaru.runtime.views.transcript import write_heads
+
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        write_heads(path, heads)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -8,6 +8,7 @@ import time
 from typing import Final
 
 from kitaru.errors import StoreBusyError
+from kitaru.store import files
 
 _FIRST_PAUSE: Final = 0.0005
 _LONGEST_PAUSE: Final = 0.01
@@ -24,7 +25,7 @@ class FileLock:
     def __init__(self, path: str, timeout: float) -> None:
         self._path = path
         self._timeout = timeout
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._fd = files.open_file(path)
 
     def __enter__(self) -> None:
         try:

@@ -18,6 +18,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from kitaru.store import files
 from kitaru.store.names import new_run_id
 
 COLUMNS: Final = "no, name, pid, boot, beat, lease"
@@ -67,11 +68,11 @@ class OwnerLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_folder(folder)
         while True:
             self.name = new_run_id()
             self._path = folder / self.name
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            self._fd = files.open_file(self._path, os.O_RDWR | os.O_EXCL)
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             # Somebody who clears away dead owners may have taken the file between its creation and its lock; from here
             # on nobody does, because a file is removed under its own exclusive lock only.

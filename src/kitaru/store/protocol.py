@@ -260,6 +260,13 @@ class Store(Protocol):
         """Where it lives, as the user would write it."""
 
     @property
+    def place(self) -> str:
+        """Where it lives, for people: a path, or a URL without its password."""
+
+    def exists(self) -> bool:
+        """Whether it is there already, or would be made by opening it."""
+
+    @property
     def secrets(self) -> SecretStore:
         """The sealed values beside the log."""
 

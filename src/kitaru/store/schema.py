@@ -17,6 +17,7 @@ from typing import Final, Literal, TypeAlias
 from urllib.parse import quote
 
 from kitaru.errors import SchemaError, StoreError, StoreReadOnlyError
+from kitaru.store import files
 from kitaru.store.failures import corrupt, error_name, translate
 
 APPLICATION_ID: Final = 0x4B495441
@@ -189,9 +190,9 @@ def create_file(path: str) -> None:
 
     SQLite gives the -wal and -shm files the mode of the database file.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(Path(path).parent)
     with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        os.close(files.open_file(path, os.O_RDWR | os.O_EXCL))
 
 
 def version_of(connection: sqlite3.Connection, path: str, *, current: int = VERSION) -> int:

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import functools
 import os
+import re
 import sqlite3
 import threading
 import weakref
@@ -30,6 +31,8 @@ from kitaru.store.writer import Job, Writer, forked
 T = TypeVar("T")
 
 _PREFIX: Final = "sqlite:///"
+_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_IN_QUERY: Final = re.compile(r"([?&;][^=&;]*(?:pass|pwd|key|token|secret)[^=&;]*=)[^&;]*", re.IGNORECASE)
 _GLANCE: Final = 0.08
 _LAST_WORDS: Final = 5.0
 _AT_ONCE: Final = 5_000
@@ -81,6 +84,15 @@ class SqliteStore:
     def path(self) -> str:
         """The database file, absolute."""
         return self._path
+
+    @property
+    def place(self) -> str:
+        """The database file, absolute."""
+        return self._path
+
+    def exists(self) -> bool:
+        """Whether the file is there already."""
+        return Path(self._path).exists()
 
     @property
     def secrets(self) -> SqliteSecrets:
@@ -463,11 +475,24 @@ def path_of(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
     if text.startswith(_PREFIX):
         text = text[len(_PREFIX) :]
-    elif "://" in text:
-        raise UsageError(f"{text} is no SQLite store", hint="Write it as sqlite:///runs.db, or give a path.")
+    elif _URL.match(text):
+        raise UsageError(
+            f"{without_password(text)} is no SQLite store", hint="Write it as sqlite:///runs.db, or give a path."
+        )
     if not text or text == ":memory:" or "\0" in text:
         raise UsageError("a store needs a file: several connections share it", hint="Write it as sqlite:///runs.db.")
     return Path(text).expanduser().absolute()
+
+
+def without_password(url: str) -> str:
+    """A store's URL as it may be shown: the password, in front of the host or in the query, is masked."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        scheme, mark, rest = url.partition(":/")
+    user, at, host = rest.rpartition("@")
+    if at:
+        rest = f"{user.partition(':')[0]}:***@{host}" if ":" in user else rest
+    return _IN_QUERY.sub(r"\1***", f"{scheme}{mark}{rest}")
 
 
 def _give_back(writer: Writer, claimed: Future[Lease]) -> None:

@@ -131,7 +131,7 @@ class Ledger:
         self._file: int | None = None
         if journal is not None:
             try:
-                self._file = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._file = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except OSError as error:
                 raise UsageError(f"the journal {journal} cannot be opened: {error.strerror}") from None
 

@@ -21,7 +21,7 @@ from kitaru.errors import NotFoundError, StoreBusyError, UsageError
 from kitaru.runtime.models.alias import Alias, alias_of, bad_name, circle
 from kitaru.runtime.models.located import MalformedError, located
 from kitaru.runtime.stores import home
-from kitaru.store import codec
+from kitaru.store import codec, files
 from kitaru.store.filelock import FileLock
 
 T = TypeVar("T")
@@ -306,7 +306,7 @@ def _change(edit: Callable[[dict[str, Any], Registry], T]) -> tuple[T, Registry]
     # The real file, so that two homes that share it by a link share its lock.
     path = registry_path().resolve()
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_folder(path.parent)
         lock = FileLock(f"{path}.lock", _PATIENCE)
     except OSError as error:
         raise UsageError(f"{path.parent} cannot be written: {error.strerror}") from None
@@ -330,22 +330,9 @@ def _change(edit: Callable[[dict[str, Any], Registry], T]) -> tuple[T, Registry]
 
 def _write(path: Path, text: str) -> None:
     """Write the file whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.write_file(path, text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from kitaru.errors import SecretKeyError
 from kitaru.runtime.log import log
 from kitaru.runtime.stores import home
+from kitaru.store import files
 from kitaru.store.sealing import KEY_BYTES, Sealer, key_from_text, new_key
 
 if TYPE_CHECKING:
@@ -208,33 +209,16 @@ def _keep_private(path: Path, found: os.stat_result) -> None:
 
 
 def _write_file(path: Path, keys: list[bytes]) -> None:
-    """Replace the file whole; a reader finds the former one or this one. A link to it stays one."""
-    path = path.resolve()
+    """Replace the file whole; a reader finds the former one or this one."""
     lines = ["# The keys of Kitaru's secrets, newest first. Without them nothing that was stored can be read."]
     lines += [base64.b64encode(key).decode() for key in keys]
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _flush_folder(path.parent)
+        files.write_file(path, "\n".join(lines) + "\n")
     except OSError as error:
         raise SecretKeyError(
             f"the key file {path} cannot be written: {error.strerror}",
             hint=f"Set {VARIABLE}, or KITARU_HOME to a folder that can be written.",
         ) from None
-
-
-def _flush_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -245,7 +229,7 @@ def _locked() -> Iterator[None]:
     path = key_file().resolve()
     folder = path.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(folder)
         lock = FileLock(f"{path}.lock", _LOCK_PATIENCE)
     except OSError as error:
         raise SecretKeyError(

@@ -133,6 +133,11 @@ async def costs(runtime: Runtime, *, by: By = "model", since: float | None = Non
     return msgspec.structs.replace(tally.result(), damaged=tuple(damaged))
 
 
+def nothing(by: By) -> Costs:
+    """Return the costs of a store without calls."""
+    return _Tally(by, None).result()
+
+
 def paid(llm: LlmRecord | None, attempts: Iterable[Attempt]) -> Decimal | None:
     """Return what is known to have been paid for one call, USD: its answer, and those that could not be used.
 

@@ -6,12 +6,13 @@ import datetime
 import json
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from kitaru.errors import DecodeError, UsageError
-from kitaru.store import codec
+from kitaru.store import codec, files
 from kitaru.store.events import BoundaryEvent, Ref
 from kitaru.store.protocol import Head, Recorded
 
@@ -80,6 +81,15 @@ def _error(data: bytes) -> dict[str, object]:
 def iso(at: float) -> str:
     """UTC seconds since the epoch as ISO 8601, to the millisecond."""
     return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def write_heads(path: Path, heads: Sequence[Head]) -> None:
+    """Write heads to a file of this user's alone, whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    files.write_file(path, heads_to_text(heads))
 
 
 def heads_to_text(heads: Sequence[Head]) -> str:
