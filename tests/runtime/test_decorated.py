@@ -277,6 +277,12 @@ def test_what_cannot_be_recorded_is_refused_at_decoration(
         decorate(name="x")(function)
 
 
+def test_a_lambda_needs_a_name() -> None:
+    with pytest.raises(UsageError, match=r'(?s)on a lambda.*name="\.\.\."'):
+        checkpoint(lambda: 1)
+    assert checkpoint(name="one")(lambda: 1).name == "one"
+
+
 def test_a_class_method_is_no_flow() -> None:
     with pytest.raises(UsageError, match=r"(?s)class method .*Held\.runs.*@staticmethod"):
 

@@ -26,7 +26,7 @@ def as_function(function: Callable[..., Any], decorator: str, name: str | None) 
         UsageError: It is nothing that can be recorded: a class, a generator function, another decorator's result.
     """
     inner = innermost(function)
-    _refuse(function, inner, decorator)
+    _refuse(function, inner, decorator, named=name is not None)
     if isinstance(function, types.FunctionType | types.MethodType):
         return function
 
@@ -90,8 +90,8 @@ def mark_async(durable: Any, function: Callable[..., Any], same: Callable[[], Ca
         durable.__code__, durable.__defaults__, durable.__kwdefaults__ = inner.__code__, None, None
 
 
-def _refuse(function: object, inner: object, decorator: str) -> None:
-    name = getattr(function, "__qualname__", None) or getattr(inner, "__qualname__", "")
+def _refuse(function: object, inner: object, decorator: str, *, named: bool) -> None:
+    name = str(getattr(function, "__qualname__", None) or getattr(inner, "__qualname__", ""))
     if isinstance(function, _BELOW):
         kind = type(function).__name__
         raise UsageError(
@@ -109,6 +109,8 @@ def _refuse(function: object, inner: object, decorator: str) -> None:
             f"@{decorator} on a {type(function).__name__}, which is not a function",
             hint=f'Write @{decorator}, or @{decorator}(name="...") for options.',
         )
+    if name.endswith("<lambda>") and not named:
+        raise UsageError(f"@{decorator} on a lambda, which has no name", hint='Pass name="...", or write a function.')
     if inspect.isasyncgenfunction(inner) or (inspect.isgeneratorfunction(inner) and not _awaitable(inner)):
         raise UsageError(
             f"@{decorator} on {name}, which is a generator function: what it yields cannot be recorded",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SHORTEST: Final = 8
 """Characters from which a value is looked for: a shorter one would be found in text that has nothing to do with it."""
 
-MOST_SENT: Final = 1000
+MOST_SENT: Final = 100
 """Keys passed to model calls that are remembered: a server may see one for each of its users."""
 
 SHORTEST_KEY: Final = 12
