@@ -135,8 +135,15 @@ def test_an_aliass_prices_come_before_the_table() -> None:
     assert (found.usd, found.source) == (Decimal("3.5"), "alias")
 
 
-def test_a_loopback_address_is_free() -> None:
-    assert cost(base_url="http://127.0.0.1:8000/v1") == Cost(Decimal(0), "free")
+@pytest.mark.parametrize("base_url", ["http://127.0.0.1:8000/v1", "http://localhost:4000/v1", "http://[::1]:4000/v1"])
+def test_a_loopback_address_is_free_where_the_table_has_no_price(base_url: str) -> None:
+    free = Cost(Decimal(0), "free")
+    assert cost(base_url=base_url, model="no-such-model") == free
+    assert cost(base_url=base_url, name="openai-compatible") == free
+    assert cost(base_url=base_url, name="ollama") == free
+    # A proxy may stand there.
+    assert cost(base_url=base_url) == cost()
+    assert cost(base_url=base_url, usage=Usage()) == Cost(None)
 
 
 @pytest.mark.parametrize("unknown", [{"model": "no-such-model"}, {"usage": Usage()}, {"name": "openai-compatible"}])

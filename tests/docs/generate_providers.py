@@ -336,7 +336,7 @@ SECTIONS: Final[tuple[tuple[str, str, Callable[[Sequence[Provider]], str]], ...]
         """
         A call with a larger `max_tokens` than in the second column uses a stream internally, so that its connection is
         not idle for minutes. The third column has the statuses and codes that are retried; the fourth, those that are
-        not. Calls to loopback addresses cost nothing, with any provider.""",
+        not. Calls to loopback addresses cost nothing where the price table has no price of the model.""",
         _habits,
     ),
     (

@@ -116,11 +116,12 @@ def cost_of(
 ) -> Cost:
     """Return what a call costs.
 
-    The provider's own word comes first, then the alias's prices, then what is free, then the table.
+    The provider's own word comes first, then the alias's prices, then what is free, then the table. A model that the
+    table prices is not free behind a loopback address: a proxy may stand there.
 
     Args:
         row: Who answered.
-        base_url: Where; a loopback address is free.
+        base_url: Where; at a loopback address, models without a price in the table are free.
         asked: The model asked for.
         answered: The model that answered, which is looked for first.
         usage: What was used.
@@ -134,9 +135,17 @@ def cost_of(
         prices = {_PER_MILLION[name]: str(price) for name, price in override.items() if name in _PER_MILLION}
         usd = _charge(list(_resolved(prices)), usage)
         return Cost(None) if usd is None else Cost(usd, "alias", _shown(prices))
-    if row.free or loopback(base_url):
+    if row.free:
         return Cost(Decimal(0), "free")
-    return list_price(row.price_id or _NAMES.get(row.name, row.name), (answered, asked), usage, at)
+    provider = row.price_id or _NAMES.get(row.name, row.name)
+    if loopback(base_url) and not priced(provider, (answered, asked)):
+        return Cost(Decimal(0), "free")
+    return list_price(provider, (answered, asked), usage, at)
+
+
+def priced(provider: str, models: Sequence[str]) -> bool:
+    """Whether the table has a price of one of a provider's models."""
+    return any(name and _find(provider, name) is not None for name in models)
 
 
 def list_price(provider: str, models: Sequence[str], usage: Usage, at: float) -> Cost:
