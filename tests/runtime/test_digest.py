@@ -599,11 +599,32 @@ async def asks():
 def test_masked_source_is_the_same_code_until_the_key_changes(load: Load, key: str) -> None:
     plain = code_of(load(KEYED.replace("KEY)", f"{key!r})").replace("KEY}", f"{key!r}}}")).asks).source
     other = code_of(load(KEYED.replace("KEY)", "'another-key')").replace("KEY}", "'another-key'}")).asks).source
-    kept = masked(plain, [SecretStr(key)])
+    kept = masked(plain, (SecretStr(key),))
     for form in (*SecretStr(key).forms(), key.encode().hex().encode(), b"nobody-read", b"nobody-read".hex().encode()):
         assert form not in kept
     assert same_code(kept, plain)
     assert same_code(plain, kept)
     assert what_changed(kept, plain) == []
     assert not same_code(kept, other)
-    assert masked(kept, [SecretStr(key)]) == kept
+    assert masked(kept, (SecretStr(key),)) == kept
+
+
+PIECES = """
+from kitaru.steps_of_test import checkpoint
+
+@checkpoint
+async def asks():
+    first = await ask("literal-"
+                      "of-the-test", "é")
+    return await ask(first, "literal" + "-of-" + "the-test", b"literal\\x2dof-the-test", 'liter\\x61l-of-the-test!')
+"""
+
+
+def test_a_key_in_pieces_is_masked_where_they_are_put_together(load: Load) -> None:
+    plain = code_of(load(PIECES).asks).source
+    kept = masked(plain, (SecretStr("literal-of-the-test"),))
+    for piece in (b"literal-", b"of-the", b"the-test", b"liter"):
+        assert piece in plain
+        assert piece not in kept
+    assert same_code(kept, plain)
+    assert not same_code(kept, code_of(load(PIECES.replace("-of-", "-no-")).asks).source)

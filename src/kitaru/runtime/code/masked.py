@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import json
 import re
-from collections.abc import Iterable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +25,8 @@ _NAMED: Final = re.compile(
 )
 
 
-def masked(source: bytes, secrets: Iterable[SecretStr]) -> bytes:
+@functools.lru_cache(maxsize=256)
+def masked(source: bytes, secrets: tuple[SecretStr, ...]) -> bytes:
     """Return a `Code.source` without these secrets and without literals that are credentials by their names.
 
     In the place of each is the digest of its text, so that the same code still compares as the same (`same_text`) and
@@ -35,17 +37,56 @@ def masked(source: bytes, secrets: Iterable[SecretStr]) -> bytes:
         secrets: The values to look for.
     """
     forms = sorted({form for secret in secrets for form in _forms(secret)}, key=lambda form: (-len(form), form))
+    values = [secret.reveal() for secret in secrets]
     document = json.loads(source)
     for row in document["code"]:
         name, kind, texts, _ = row
         whole = kind == "value" and _CREDENTIAL.search(name.rpartition(".")[2])
-        row[2] = [_mark(text) if whole and not _MARK.search(text) else _masked(text, forms) for text in texts]
+        if whole:
+            row[2] = [text if _MARK.search(text) else _mark(text) for text in texts]
+        else:
+            row[2] = [_masked(_without_literals(text, values) if kind != "value" else text, forms) for text in texts]
     return json.dumps(document, separators=(",", ":")).encode()
 
 
 def same_text(one: str, other: str) -> bool:
     """Whether two texts of source are the same, where a secret may be masked in either."""
     return one == other or _fits(one, other) or _fits(other, one)
+
+
+def _without_literals(text: str, values: list[str]) -> str:
+    """Mask the literals whose value holds a secret that their text does not show: escaped, or in several pieces."""
+    if not values:
+        return text
+    try:
+        tree, data = ast.parse(text), text.encode()
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return text
+    starts = [0, *(at + 1 for at, byte in enumerate(data) if byte == ord("\n"))]
+    found: list[tuple[int, int]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant | ast.BinOp) and (literal := _folded(node)) is not None:
+            start = starts[node.lineno - 1] + node.col_offset
+            end = starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
+            segment = data[start:end].decode()
+            within = any(outer <= start and end <= last for outer, last in found)
+            if not within and any(value in literal and value not in segment for value in values):
+                found.append((start, end))
+    for start, end in sorted(found, reverse=True):
+        data = data[:start] + _mark(data[start:end].decode()).encode() + data[end:]
+    return data.decode()
+
+
+def _folded(node: ast.AST) -> str | None:
+    """The text that a literal, or a sum of literals, stands for."""
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, bytes):
+            return node.value.decode("utf-8", "replace")
+        return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        left, right = _folded(node.left), _folded(node.right)
+        return None if left is None or right is None else left + right
+    return None
 
 
 def _masked(text: str, forms: list[str]) -> str:

@@ -179,7 +179,7 @@ class RunSecrets:
         from kitaru.runtime.code.masked import masked
 
         secrets = [*self._all(), *environment_secrets()]
-        return masked(source, [secret for secret in secrets if len(secret.reveal()) >= SHORTEST])
+        return masked(source, tuple(secret for secret in secrets if len(secret.reveal()) >= SHORTEST))
 
     def _all(self) -> list[SecretStr]:
         return [*self.vault.known.all(sent=True), *self._own]
