@@ -7,11 +7,12 @@ import base64
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from kitaru.errors import KitaruError, Suspended
+from kitaru.errors import DecodeError, KitaruError, Suspended
 from kitaru.runtime.fork import fork_child
 from kitaru.runtime.handle import left
 from kitaru.runtime.log import log
 from kitaru.runtime.retrying import dropped_by_retry
+from kitaru.runtime.unfit import left_open, refuse_lost_class
 from kitaru.store import codec
 from kitaru.store.events import FINISHED, ChildStarted, Parent, RunRetried
 
@@ -80,11 +81,18 @@ async def awaited_result(parent: Execution, handle: RunHandle[Any]) -> object:
     try:
         return await handle.result()
     except Exception as error:
-        if (await handle._runtime.store.run(handle.id)).status not in FINISHED:
+        status = (await handle._runtime.store.run(handle.id)).status
+        if status not in FINISHED:
             # The child left memory without an end of its own (it diverged, or its log cannot be written): this is
             # no failure of the call, and both can be resumed.
             parent.stop(error)
             raise Suspended from None
+        try:
+            if status == "completed" and isinstance(error, DecodeError):
+                raise
+            refuse_lost_class(error)
+        except DecodeError as unfit:
+            raise left_open(parent, f"the end of its child {handle.id}", unfit) from None
         raise
 
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from kitaru.errors import NotFoundError, UsageError
+from kitaru.errors import DecodeError, NotFoundError, UsageError
 from kitaru.runtime import recorded
 from kitaru.runtime.arguments import Duration, seconds_of, text_of
 from kitaru.runtime.call import Call, current_place
 from kitaru.runtime.foreign import refuse_stray
 from kitaru.runtime.keys import valid_name
 from kitaru.runtime.threads import wait_for
+from kitaru.runtime.unfit import left_open
 from kitaru.runtime.work import Inputs, Work, make_call, stand_in
 from kitaru.store import codec
 from kitaru.store.events import Blob, BoundaryEvent, Kind, StepCompleted, TimerFired, TimerSet
@@ -240,7 +241,11 @@ class _Load(Work):
             searched, started = (origin.run, None) if origin is not None else (None, None)
         if found is None:
             raise NotFoundError(f"run {run or execution.run} saved nothing as {name!r}")
-        return codec.decoder()(await execution.bytes_of(found))
+        data = await execution.bytes_of(found)
+        try:
+            return codec.decoder(module=execution.flow.module)(data)
+        except DecodeError as error:
+            raise left_open(execution, f"the artifact {name!r}", error) from None
 
 
 async def _saved(execution: Execution, run: str, name: str) -> Blob | None:

@@ -16,9 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
-from kitaru.errors import (
-    Suspended,
-)
+from kitaru.errors import StoreError, Suspended
 from kitaru.runtime import ending, live, recorded
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.call import MISSING, Call
@@ -31,6 +29,7 @@ from kitaru.runtime.replay import EXECUTE, REUSE, Asked, Decision, Record, Verdi
 from kitaru.runtime.secrets.bound import bound
 from kitaru.runtime.secrets.private import RunSecrets, hiding
 from kitaru.runtime.turns import RecordedTurn, Turns, Waiter
+from kitaru.runtime.unfit import failure_of, value_of
 from kitaru.runtime.work import Unresolved, Work
 from kitaru.store import codec
 from kitaru.store.events import (
@@ -150,7 +149,7 @@ class Execution:
         work = call.work
         if work.kind == "save":
             self.saved[call.inputs.args[0]] = outcome
-        value = work.value_of(outcome, record.event)
+        value = value_of(self, call, outcome, record.event)
         call.settle(value)
         return value
 
@@ -292,7 +291,12 @@ class Execution:
 
     async def bytes_of(self, blob: Blob) -> bytes:
         """The encoded value that an event holds or names."""
-        return blob if isinstance(blob, bytes) else await self.host.store.artifact(blob.digest)
+        try:
+            return blob if isinstance(blob, bytes) else await self.host.store.artifact(blob.digest)
+        except StoreError as error:
+            # Not the flow's failure: the run can go on as soon as the store can be read.
+            self.stop(error)
+            raise Suspended from None
 
     def code_digest(self, work: Work) -> bytes:
         """The digest of the code behind `work`; its source is recorded with the first outcome."""
@@ -488,6 +492,6 @@ class Execution:
 
     def failed_with(self, data: bytes, call: Call[Any], trace: TracebackType | None = None) -> BaseException:
         """The failure as it is recorded; `trace` is the live traceback, where it has just happened."""
-        error = codec.decode_raised(data, module=call.work.module).with_traceback(trace)
+        error = failure_of(self, call, data).with_traceback(trace)
         self.failures.append((error, call.key))
         return error

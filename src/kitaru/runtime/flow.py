@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from kitaru.errors import EncodeError, Suspended, UsageError
+from kitaru.errors import DecodeError, EncodeError, Suspended, UsageError
 from kitaru.runtime.annotations import hints_of, types_in
 from kitaru.runtime.call import Call, current_place, unawaited
 from kitaru.runtime.children import awaited_result, child_id, give_up_child, start_child
@@ -23,7 +23,8 @@ from kitaru.runtime.secrets.image import NO_IMAGE, ImageSettings, as_image
 from kitaru.runtime.secrets.private import takes_secret
 from kitaru.runtime.starting import run_inside, start_inside
 from kitaru.runtime.threads import FlowThread, on_a_loop, start_flow_thread, wait_for
-from kitaru.runtime.work import Inputs, Unresolved, Work, input_stand_in, make_call, stand_in
+from kitaru.runtime.unfit import left_open
+from kitaru.runtime.work import Inputs, Unresolved, Work, input_stand_in, make_call, missing_parameter, stand_in
 from kitaru.store import codec
 from kitaru.store.events import BoundaryEvent, ChildStarted, FlowRef, OnParentEnd
 from kitaru.store.names import valid_run_id
@@ -129,7 +130,12 @@ class FlowWork(Work):
     async def run_body(self, execution: Execution) -> bytes:
         """Run the flow's code to its end and give its encoded result."""
         bound = self.signature.bind_partial()
-        bound.arguments.update(self.decode_inputs(execution.inputs))
+        try:
+            bound.arguments.update(self.decode_inputs(execution.inputs))
+            if missing := missing_parameter(self.signature, bound.arguments):
+                raise DecodeError(f"it was started without {missing!r}", hint="Give the new parameter a default.")
+        except DecodeError as error:
+            raise left_open(execution, f"its inputs to {self.name}{self.signature}", error) from None
         if self.is_async:
             value = await self.function(*bound.args, **bound.kwargs)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import time
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from kitaru.runtime.replay import Record, Rules
 from kitaru.runtime.retrying import dropped_by_retry
 from kitaru.runtime.secrets import private as privates
 from kitaru.runtime.secrets.private import RunSecrets
+from kitaru.runtime.work import missing_parameter
 from kitaru.store import codec
 from kitaru.store.events import (
     AnyEvent,
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from kitaru.runtime.handle import RunHandle
     from kitaru.runtime.runtime import Runtime
 
-_OPTIONAL: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _STILL: Final = 0.3
 """Seconds without progress after which a dry run has come as far as it can."""
 
@@ -340,12 +339,11 @@ async def _inputs(
     named = work.decode_inputs(data)
     for name, value in options.inputs.items():
         named[name] = work.input_from_json(name, value)
-    for name, parameter in work.signature.parameters.items():
-        if name not in named and parameter.default is inspect.Parameter.empty and parameter.kind not in _OPTIONAL:
-            raise UsageError(
-                f"{work.name}{work.signature} needs {name!r}, which run {source.run} did not have",
-                hint=f"Give it: `--input {name}=...`.",
-            )
+    if missing := missing_parameter(work.signature, named):
+        raise UsageError(
+            f"{work.name}{work.signature} needs {missing!r}, which run {source.run} did not have",
+            hint=f"Give it: `--input {missing}=...`.",
+        )
     return (await privates.encoded_inputs(runtime, work, named, secrets))[0] if options.inputs else data
 
 
@@ -393,6 +391,8 @@ async def _unrecorded(
             await asyncio.wait([execution.root])
     if done.done() and not done.cancelled():
         done.exception()
+    if execution.stopped_by is not None:
+        raise execution.stopped_by
     fork.handle = None
     return fork
 

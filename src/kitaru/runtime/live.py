@@ -17,6 +17,7 @@ from kitaru.runtime.raised import raise_unchanged
 from kitaru.runtime.refusals import refusal
 from kitaru.runtime.replay import Decision, Record, Verdict
 from kitaru.runtime.turns import Waiter
+from kitaru.runtime.unfit import value_of
 from kitaru.runtime.work import Unresolved
 from kitaru.store.events import (
     Blob,
@@ -89,7 +90,7 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
         raise_unchanged(execution.failed_with(data, call, None if was_masked else error.__traceback__))
     if work.kind == "save":
         execution.saved[call.inputs.args[0]] = outcome
-    return work.value_of(data, event)
+    return value_of(execution, call, data, event)
 
 
 async def _attempts(execution: Execution, flight: Flight) -> bytes:
@@ -145,7 +146,7 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
     if known is not None:
         known.claimed = True
         if known.state == "completed":
-            return call.work.value_of(await execution.bytes_of(known.outcome), known.event)
+            return value_of(execution, call, await execution.bytes_of(known.outcome), known.event)
         if isinstance(known.event, StepFailed):
             raise_unchanged(execution.failed_with(await execution.bytes_of(known.event.error), call))
     if call.work.effects and execution.rules.replaying:
@@ -153,7 +154,7 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
         if effect is not None:
             if isinstance(effect.event, StepFailed):
                 raise_unchanged(execution.failed_with(await execution.bytes_of(effect.event.error), call))
-            return call.work.value_of(await execution.bytes_of(effect.outcome), effect.event)
+            return value_of(execution, call, await execution.bytes_of(effect.outcome), effect.event)
     execution.order += 1
     flight = Flight(execution, call, execution.order, call.party)
     flight.inputs, artifacts = blob_of(flight.data)
@@ -185,7 +186,7 @@ async def perform_inside(execution: Execution, call: Call[Any]) -> object:
             execution.saved[call.inputs.args[0]] = outcome
     finally:
         del execution.flights[call.key]
-    return call.work.value_of(data, event)
+    return value_of(execution, call, data, event)
 
 
 def _effect_inside(execution: Execution, call: Call[Any], inside: Flight) -> Record | None:

@@ -16,6 +16,7 @@ from kitaru.runtime.raised import raise_unchanged
 from kitaru.runtime.refusals import refusal
 from kitaru.runtime.replay import EXECUTE, Decision, Record, Verdict
 from kitaru.runtime.turns import Waiter
+from kitaru.runtime.unfit import value_of
 from kitaru.store.events import (
     Overridden,
     Ref,
@@ -60,7 +61,7 @@ async def take(
             raise
         if record.state == "failed":
             raise_unchanged(execution.failed_with(data, call))
-        return work.value_of(data, record.event)
+        return value_of(execution, call, data, record.event)
     return await _refused(execution, call, record, decision, party)
 
 

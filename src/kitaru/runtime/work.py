@@ -6,7 +6,7 @@ The engine (`execution`) knows only this interface; it asks for inputs, a code d
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kitaru.errors import UsageError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.flight import Flight
 
+_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 SCALARS: Final = frozenset({str, int, float, bool, type(None), bytes})
 """Immutable types that stand for themselves: what is recorded is what the function gets."""
 
@@ -189,6 +190,14 @@ class Work:
             1, at, flight.key, self.kind, flight.fingerprint, flight.code, flight.inputs, flight.order, flight.attempt,
             flight.started, outcome,
         )  # fmt: skip
+
+
+def missing_parameter(signature: inspect.Signature, given: Container[str]) -> str:
+    """The first parameter that a call by name leaves out although it has no default; empty if there is none."""
+    for name, parameter in signature.parameters.items():
+        if name not in given and parameter.default is parameter.empty and parameter.kind not in _VARIADIC:
+            return name
+    return ""
 
 
 class Parameters:
