@@ -93,6 +93,11 @@ async def asks(question: str) -> str:
     return await kitaru.llm(f"Shorten: {answer}", model="openai/standin", name="short")
 
 
+@flow
+async def thinks(question: str) -> str:
+    return await kitaru.llm(question, model="openai/o3", temperature=0.2, name="think")
+
+
 @checkpoint
 def naps(name: str) -> str:
     Path(name).write_text("napping")

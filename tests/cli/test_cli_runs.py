@@ -293,6 +293,21 @@ def test_show_of_a_model_call_shows_prompt_answer_and_tokens(
     assert "stand-in" not in json.dumps(seen["settings"])
 
 
+def test_a_warning_of_a_model_call_is_seen_in_the_progress_in_show_and_in_the_log(
+    kitaru: Kitaru, standin: StandInServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", standin.base_url)
+    monkeypatch.setenv("OPENAI_API_KEY", "stand-in")
+    warning = "temperature was left out: openai/o3 does not take it"
+    done = kitaru("run", "flows.py:thinks", "-i", "question=Why?", "--run-id", "t")
+    assert re.search(rf"✓ done +think .*warning: {warning}", done.err)
+    assert done.err.count(warning) == 1
+    assert re.search(rf"think +✓ done .*warning: {warning}", kitaru("show", "t").out)
+    assert kitaru("show", "t", "think").out.count(warning) == 1
+    quiet = kitaru("run", "flows.py:thinks", "-i", "question=Why?", "--quiet")
+    assert re.search(rf"^warning: llm.warning .*{warning}", quiet.err, re.MULTILINE)
+
+
 def test_show_has_a_word_for_each_kind_of_boundary(kitaru: Kitaru) -> None:
     assert kitaru("run", "flows.py:many_kinds", "-i", "text=ahoy", "--run-id", "m").out == "ahoy!\n"
     boundaries = {b["key"]: b for b in kitaru("show", "m", "--json").json["boundaries"]}

@@ -94,6 +94,20 @@ async def test_a_setting_refused_with_a_400_is_left_out_at_once_and_remembered_f
     assert (other.warnings, sent) == ((), [True, False, False, True])
 
 
+async def test_a_warning_is_logged_once_a_run(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    with StandInServer() as server:
+
+        async def asks() -> None:
+            for name in ("first", "again"):
+                await kitaru.llm("tides", model="openai/o3", base_url=server.base_url, temperature=0.2, name=name)
+
+        await run_of(runtime, asks)
+    (logged,) = [record for record in caplog.records if record.getMessage() == "llm.warning"]
+    said = vars(logged)
+    assert (said["run_id"], said["key"], said["model"]) == ("r", "first", "openai/o3")
+    assert said["warning"] == "temperature was left out: openai/o3 does not take it"
+
+
 async def test_with_strict_a_400_is_an_error(runtime: Runtime) -> None:
     with StandInServer(Options(reasoning_models=("thinker*",))) as server:
         error = await failed(

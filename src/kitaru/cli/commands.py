@@ -110,6 +110,9 @@ def configure_logging(out: Output, *, verbose: bool) -> None:
         logger.removeHandler(handler)
     handler = logging.StreamHandler(out.err)
     handler.setFormatter(_Fields())
+    if not (verbose or out.quiet):
+        # The progress lines say it.
+        handler.addFilter(lambda record: record.getMessage() != "llm.warning")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if verbose else logging.ERROR if out.as_json else logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -46,6 +46,7 @@ class Progress:
         self._after, told = await news(self._runtime, self._run, self._after, timeout)
         for one in told:
             parts = [clean(one.key), duration(one.seconds) if one.seconds is not None else "", clean(one.detail)]
+            parts += [f"warning: {clean(text)}" for text in one.warnings]
             if one.failure is not None:
                 parts.append(what(one.failure))
             word = self._out.paint(f"{state_word(one.state):<10}", state_colour(one.state), err=True)

@@ -103,7 +103,7 @@ def _boundaries(out: Output, boundaries: Sequence[BoundaryView], *, everything: 
                 "  " * boundary.depth + clean(boundary.key.rpartition("/")[2] if boundary.depth else boundary.key),
                 state_word(boundary.state),
                 duration(boundary.seconds),
-                _details(boundary),
+                ", ".join(part for part in (_details(boundary), *_warnings(boundary)) if part),
             ]
         )
         colours.append(["dim", "", state_colour(boundary.state), "", "dim"])
@@ -157,6 +157,10 @@ def _details(b: BoundaryView) -> str:
     if b.metadata:
         parts.append(_metadata(b.metadata))
     return ", ".join(parts)
+
+
+def _warnings(b: BoundaryView) -> list[str]:
+    return [f"warning: {clean(text)}" for text in b.llm.warnings] if b.llm is not None else []
 
 
 def _cost(b: BoundaryView) -> str:

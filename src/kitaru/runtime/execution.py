@@ -108,6 +108,8 @@ class Execution:
         """Named artifacts, as far as the flow has come."""
         self.named: set[bytes] = set()
         """Digests of the conversation nodes that this execution has appended already."""
+        self.warned: set[tuple[str, str]] = set()
+        """Models, and the warnings of their answers that the log of this process holds already."""
         self._codes: dict[bytes, bytes] = dict.fromkeys(history.codes, b"")
         self._unseen: dict[bytes, bytes] = {}
         """Sources that the log does not hold yet, by their digests."""

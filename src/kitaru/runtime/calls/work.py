@@ -15,6 +15,7 @@ from kitaru.runtime.calls.conversation import Message, Nodes, chained, normalise
 from kitaru.runtime.calls.packed import pack
 from kitaru.runtime.calls.question import Sending, Settings
 from kitaru.runtime.calls.reply import Reply, with_tools
+from kitaru.runtime.log import log
 from kitaru.runtime.threads import wait_for
 from kitaru.runtime.work import Inputs, Work, make_call, stand_in
 from kitaru.store import codec
@@ -35,6 +36,9 @@ Prompt: TypeAlias = str | Call[str] | Sequence[Mapping[str, object]]
 
 SHORT_PROMPT: Final = 1024
 """Bytes up to which a conversation stands in the event's inputs; a longer one is a chain of artifacts."""
+
+LOGGED: Final = "llm.warning"
+"""The event of the log by which a model call's warning is told."""
 
 _NO_TOOLS: Final[Mapping[str, ToolSource]] = {}
 
@@ -150,6 +154,7 @@ class LlmWork(Work):
 
         asking = Asking(flight, self.asked(flight.execution), self._sending, self._form, whole=self._settings.whole)
         answer = await asking.answer()
+        self._warn(flight, answer.record)
         value: Any = answer.value
         record = answer.record
         if self._settings.whole:
@@ -162,6 +167,14 @@ class LlmWork(Work):
             record,
         )
         return value
+
+    def _warn(self, flight: Flight, record: LlmRecord) -> None:
+        """Log what the caller should know of an answer: each warning once a run, which may make thousands of calls."""
+        execution = flight.execution
+        for text in record.warnings:
+            if (record.model, text) not in execution.warned:
+                execution.warned.add((record.model, text))
+                log().warning(LOGGED, run_id=execution.run, key=flight.key, model=record.model, warning=text)
 
     def encode_outcome(self, value: object) -> bytes:
         data = super().encode_outcome(value)

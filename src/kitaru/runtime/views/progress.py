@@ -28,12 +28,16 @@ if TYPE_CHECKING:
 
 
 class Told(msgspec.Struct, frozen=True):
-    """One thing that happened: a boundary's key, its state in the words of `inspect`, and more where there is more."""
+    """One thing that happened: a boundary's key, its state in the words of `inspect`, and more where there is more.
+
+    `warnings` are a model call's: what was left out of it, or is odd about its answer.
+    """
 
     key: str
     state: str
     seconds: float | None = None
     detail: str = ""
+    warnings: tuple[str, ...] = ()
     failure: Failure | None = None
 
 
@@ -66,13 +70,13 @@ async def _told(runtime: Runtime, event: AnyEvent) -> Told | None:
     if isinstance(event, LlmCompleted):
         usage = event.llm.usage
         tokens = f"{usage.input}+{usage.output} tokens" if usage.input is not None and usage.output is not None else ""
-        return Told(event.key, "done", event.at - event.started, tokens)
+        return Told(event.key, "done", event.at - event.started, tokens, event.llm.warnings)
     if isinstance(event, StepCompleted | TimerFired):
         return Told(event.key, "done", event.at - event.started)
     if isinstance(event, StepFailed):
         state = "failed" if event.final else "retrying"
         detail = f"attempt {event.attempt}" if event.attempt > 1 or not event.final else ""
-        return Told(event.key, state, event.at - event.started, detail, await failure_of(runtime, event.error))
+        return Told(event.key, state, event.at - event.started, detail, failure=await failure_of(runtime, event.error))
     if isinstance(event, StepCancelled):
         if event.kind == "timer":
             return Told(event.key, "in time", event.at - event.started)
