@@ -231,6 +231,8 @@ async def test_a_method_is_a_flow_whose_object_is_an_input(runtime: Runtime) -> 
     assert await Shop.opens(8) == 8
     with pytest.raises(EncodeError, match="LiveShop"):
         await LiveShop().greets()
+    borrows: Any = Borrows()
+    assert await borrows.job(4) == 5
 
 
 async def test_a_class_method_is_a_step_that_leaves_its_class_out(runtime: Runtime) -> None:
@@ -309,6 +311,12 @@ def sync_step(x: int) -> int:
 @flow
 async def job(x: int) -> int:
     return await step(x)
+
+
+class Borrows:
+    """Has a flow of the module as an attribute, which is no method."""
+
+    job = job
 
 
 @flow

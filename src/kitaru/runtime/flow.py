@@ -392,7 +392,8 @@ class Flow(Generic[P, T]):
     def __get__(self: Flow[Concatenate[S, Q], T], obj: S, owner: type | None = None) -> Flow[Q, T]: ...
 
     def __get__(self, obj: Any, owner: type | None = None) -> Any:
-        if obj is None:
+        if obj is None or not _of_a_class(self._work.function):
+            # Looked up on the class, or a function from elsewhere that an object merely has.
             return self
         return Flow(self._work, self._run_id, self._image, (obj,), self._on_parent_end)
 
@@ -463,9 +464,13 @@ def flow(
     return decorate if function is None else decorate(function)
 
 
+def _of_a_class(function: Callable[..., Any]) -> bool:
+    """Whether a function was written in the body of a class."""
+    return "." in function.__qualname__.rpartition("<locals>.")[2]
+
+
 def _refuse_class_method(function: Callable[..., Any]) -> None:
-    of_a_class = "." in function.__qualname__.rpartition("<locals>.")[2]
-    if of_a_class and next(iter(inspect.signature(function).parameters), "") == "cls":
+    if _of_a_class(function) and next(iter(inspect.signature(function).parameters), "") == "cls":
         raise UsageError(
             f"@flow on the class method {function.__qualname__}: a run cannot record its class as an input",
             hint="Write @staticmethod above @flow, and name the class in the body.",

@@ -94,9 +94,10 @@ def _refuse(function: object, inner: object, decorator: str, *, named: bool) -> 
     name = str(getattr(function, "__qualname__", None) or getattr(inner, "__qualname__", ""))
     if isinstance(function, _BELOW):
         kind = type(function).__name__
-        raise UsageError(
-            f"@{decorator} is above @{kind}", hint=f"Write @{decorator} below @{kind}, next to the function."
-        )
+        hint = f"Write @{decorator} below @{kind}, next to the function."
+        if kind == "classmethod" and decorator == "flow":
+            hint = "A run cannot record its class: write @staticmethod above @flow, and name the class in the body."
+        raise UsageError(f"@{decorator} is above @{kind}", hint=hint)
     if isinstance(function, type):
         raise UsageError(f"@{decorator} on {name}, which is a class", hint="Decorate a function or one of its methods.")
     if hasattr(function, "__kitaru_function__") and not isinstance(function, types.FunctionType):
