@@ -59,7 +59,7 @@ def test_from_runs_a_step_and_all_after_it(kitaru: Kitaru, source: str, folder: 
 
 def test_a_changed_input_is_typed_as_the_flows_own(kitaru: Kitaru, source: str) -> None:
     done = kitaru("replay", source, "--input", "count=1", "--json")
-    assert done.json["output"] == [{"Page": {"title": "page 0", "size": 0}}]
+    assert done.json["output"] == [{"title": "page 0", "size": 0}]
     assert [line["verdict"] for line in done.json["lines"] if line["kind"] == "step"] == [
         "reused",
         "dropped",
@@ -137,3 +137,32 @@ def test_show_names_the_source_of_a_replay(kitaru: Kitaru, source: str) -> None:
     out = kitaru("show", "again").out
     assert "of source" in out
     assert re.search(r"fetch +↷ reused .*from source", out)
+
+
+MOVED = FLOWS.replace("async def broken(", "async def mended_flow(").replace("async def waits(", "async def rests(")
+
+
+@pytest.mark.parametrize("words", [("replay",), ("retry",), ("resume",)], ids=lambda words: words[0])
+def test_a_flow_that_moved_and_was_renamed_is_named(kitaru: Kitaru, folder: Path, words: tuple[str, ...]) -> None:
+    if words == ("resume",):
+        kitaru("run", "flows.py:pages", "-i", "count=2", "--run-id", "source")
+    else:
+        kitaru("run", "flows.py:broken", "-i", "name=step", "--run-id", "source")
+    (folder / "flows.py").unlink()
+    for name in [n for n, m in sys.modules.items() if getattr(m, "__file__", None) == str(folder / "flows.py")]:
+        del sys.modules[name]
+    (folder / "moved.py").write_text(MOVED, encoding="utf-8")
+    (folder / "mended").touch()
+    lost = kitaru(*words, "source")
+    assert lost.code == 3
+    assert "--flow FILE:FLOW" in lost.err
+    flow = "pages" if words == ("resume",) else "mended_flow"
+    done = kitaru(*words, "source", "--flow", f"moved.py:{flow}", "--json")
+    assert done.code == 0, done.err
+    assert (folder / "ran.txt").read_text().split() == ["fetch0", "fetch1"] if flow == "pages" else ["fetch1"]
+
+
+def test_a_dry_run_checks_an_override_and_names_it(kitaru: Kitaru, edited: str) -> None:
+    assert re.search(r"● end +overridden", kitaru("replay", edited, "--override", "end=told", "--dry-run").out)
+    refused = kitaru("replay", edited, "--override", "nobody=1", "--dry-run")
+    assert (refused.code, "has no boundary 'nobody'" in refused.err) == (3, True)

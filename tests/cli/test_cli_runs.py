@@ -29,7 +29,7 @@ def test_run_says_the_id_before_the_first_step(kitaru: Kitaru) -> None:
 
 
 def test_run_prints_other_results_as_json(kitaru: Kitaru) -> None:
-    assert kitaru("run", "flows.py:pages", "-i", "count=1").json == [{"Page": {"title": "page 0", "size": 0}}]
+    assert kitaru("run", "flows.py:pages", "-i", "count=1").json == [{"title": "page 0", "size": 0}]
 
 
 def test_quiet_leaves_nothing_but_the_result(kitaru: Kitaru) -> None:
@@ -59,7 +59,7 @@ def test_an_optional_text_takes_what_fits_it(kitaru: Kitaru, typed: str, text: s
 
 def test_an_object_becomes_the_parameters_own_class(kitaru: Kitaru) -> None:
     done = kitaru("run", "flows.py:nothing", "-i", 'page={"title": "t", "size": 2}')
-    assert done.json["page"] == {"Page": {"title": "t", "size": 2}}
+    assert done.json["page"] == {"title": "t", "size": 2}
 
 
 def test_inputs_come_from_a_json_object_a_file_and_options_which_win(kitaru: Kitaru, folder: Path) -> None:
@@ -249,7 +249,7 @@ def test_show_of_a_failure_names_the_line_and_the_command_that_helps(kitaru: Kit
 def test_show_of_a_step_shows_what_it_was_given_and_gave(kitaru: Kitaru) -> None:
     kitaru("run", "flows.py:pages", "-i", "count=2")
     seen = kitaru("show", "last", "fetch[1]", "--json").json
-    assert (seen["inputs"], seen["outcome"]) == ([1], {"Page": {"title": "page 1", "size": 1}})
+    assert (seen["inputs"], seen["outcome"]) == ([1], {"title": "page 1", "size": 1})
     number = str(seen["boundary"]["seq"])
     assert kitaru("show", "last", number, "--json").json["boundary"]["key"] == "fetch[1]"
     assert "page 1" in kitaru("show", "last", number).out

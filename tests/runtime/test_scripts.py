@@ -139,6 +139,7 @@ async def test_a_script_is_loaded_without_the_runs_that_it_starts(
 ) -> None:
     path = tmp_path / "unguarded.py"
     path.write_text(UNGUARDED.format(start=start))
+    caplog.set_level("WARNING", "kitaru")
     handle = await runtime.start(loader.load_spec(f"{path}:behind"))
     assert await handle.result() == 3
     assert len(await runtime.store.runs()) == 1

@@ -24,6 +24,11 @@ RunId = Annotated[
     typer.Option("--run-id", metavar="ID", help="The new run's ID; starting an ID again returns the same run."),
 ]
 
+Moved = Annotated[
+    str | None,
+    typer.Option("--flow", metavar="FILE:FLOW", help="The run's flow, if it moved or was renamed."),
+]
+
 _SHARED: Final[dict[str, tuple[Any, object]]] = {
     "store": (
         Annotated[

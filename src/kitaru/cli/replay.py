@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kitaru.cli import render
-from kitaru.cli.commands import Context, Inputs, Run, RunId, command
+from kitaru.cli.commands import Context, Inputs, Moved, Run, RunId, command
 from kitaru.cli.failures import OK
 from kitaru.cli.groups import APP, EXECUTIONS
 from kitaru.cli.inputs import json_inputs, parsed_pairs
@@ -52,7 +52,7 @@ def replay(
     ] = None,
     override: Annotated[
         list[str] | None,
-        typer.Option("--override", metavar="SELECTOR=JSON", help="Use this outcome; repeatable."),
+        typer.Option("--override", metavar="SELECTOR=VALUE", help="Use this outcome, JSON or a text; repeatable."),
     ] = None,
     inputs: Inputs = None,
     keep_code: Annotated[
@@ -81,6 +81,7 @@ def replay(
         ),
     ] = "current",
     run_id: RunId = None,
+    moved: Moved = None,
 ) -> int:
     """Replay a run: reuse unchanged steps, execute the others."""
     out = context.out
@@ -93,7 +94,7 @@ def replay(
     async def fork(runtime: Runtime) -> Fork:
         nonlocal source
         source = await runtime.store.find(run)
-        flow = await flow_behind(runtime, source)
+        flow = await flow_behind(runtime, source, moved)
         return await runtime.replay(source, options(flow, await _models(runtime, source, model or [])), flow)
 
     def options(flow: Flow[..., Any], models: dict[str, str]) -> ReplayOptions:
@@ -101,8 +102,8 @@ def replay(
 
         return ReplayOptions(
             run_id=run_id,
-            from_=tuple(name.removeprefix("checkpoint.") for name in from_ or ()),
-            overrides=dict(parsed_overrides(override or [])),
+            from_=tuple(from_ or ()),
+            overrides=dict(parsed_pairs(override or [], "--override")),
             inputs=json_inputs(flow.work, inputs or []),
             keep_code=keep_code,
             verify=verify,
@@ -142,11 +143,6 @@ async def _models(runtime: Runtime, source: str, texts: list[str]) -> dict[str, 
     asked = {b.model for b in (await view(runtime, source)).boundaries if b.kind == "llm"} if every else set()
     pairs = parsed_pairs([text for text in texts if "=" in text], "--model")
     return {**{name: text for text in every for name in asked}, **dict(pairs)}
-
-
-def parsed_overrides(texts: list[str]) -> list[tuple[str, str]]:
-    """`SELECTOR=JSON` arguments, taken apart."""
-    return [(name.removeprefix("checkpoint."), text) for name, text in parsed_pairs(texts, "--override")]
 
 
 def _print(out: Output, done: ReplayReport, result: object) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from kitaru.cli import render, wording
-from kitaru.cli.commands import Context, Inputs, Run, RunId, command
+from kitaru.cli.commands import Context, Inputs, Moved, Run, RunId, command
 from kitaru.cli.failures import OK
 from kitaru.cli.groups import APP, EXECUTIONS
 from kitaru.cli.inputs import flow_inputs
@@ -91,11 +91,12 @@ async def called(runtime: Runtime, run: str) -> str:
     examples="""
 kitaru resume last
 kitaru resume 0199a2f1
+kitaru resume 0199a2f1 --flow moved.py:writer
 """,
     details="Steps with a recorded outcome do not run again. Steps that were running when the process died do; they "
     "are listed first, because they may have been billed. A completed run prints its result again.",
 )
-def resume(context: Context, run: Run) -> int:
+def resume(context: Context, run: Run, flow: Moved = None) -> int:
     """Resume a run that was killed, interrupted or parked."""
     out = context.out
     last = 0
@@ -112,11 +113,11 @@ def resume(context: Context, run: Run) -> int:
                 f"`kitaru retry {name}` lets it go on." if row.status != "pruned" else "`kitaru runs` lists the others."
             )
             raise RunError(f"run {name} is {row.status}; only an unfinished run is resumed", hint=hint)
-        flow = await flow_behind(runtime, name)
+        found = await flow_behind(runtime, name, flow)
         if row.status == "completed":
-            return await runtime.resume(name, flow)
+            return await runtime.resume(name, found)
         what, doubts = await called(runtime, name), await in_doubt(runtime, name)
-        handle = await runtime.claim_and_resume(name, flow)
+        handle = await runtime.claim_and_resume(name, found)
         say_begun(out, "Resume", name, what, doubts)
         return handle
 
@@ -130,19 +131,18 @@ async def in_doubt(runtime: Runtime, run: str) -> list[str]:
     return [boundary.key for boundary in (await view(runtime, run)).in_doubt]
 
 
-async def flow_behind(runtime: Runtime, run: str) -> Flow[..., Any]:
-    """The flow that a run remembers, loaded.
+async def flow_behind(runtime: Runtime, run: str, moved: str | None) -> Flow[..., Any]:
+    """The flow that a run remembers, loaded, or the one that it became.
 
     Raises:
         LoadError: Its file raised.
         NotFoundError: Neither its module nor its file is there.
     """
-    from kitaru.runtime.loader import flow_of
+    from kitaru.runtime.loader import flow_of, load_spec
     from kitaru.runtime.views.inspect import flow_ref
 
-    ref = await flow_ref(runtime, run)
-    with loads(ref.file):
-        return await flow_of(runtime, run)
+    with loads(moved or (await flow_ref(runtime, run)).file):
+        return load_spec(moved) if moved else await flow_of(runtime, run)
 
 
 @command(
@@ -151,7 +151,7 @@ async def flow_behind(runtime: Runtime, run: str) -> Flow[..., Any]:
     examples="kitaru retry last",
     details="The failed steps re-execute; all other steps keep their recorded outcome.",
 )
-def retry(context: Context, run: Run) -> int:
+def retry(context: Context, run: Run, flow: Moved = None) -> int:
     """Retry a failed or cancelled run."""
     last = 0
 
@@ -159,7 +159,7 @@ def retry(context: Context, run: Run) -> int:
         nonlocal last
         name = await runtime.store.find(run)
         last = (await runtime.store.run(name)).seq
-        handle = await runtime.retry(name, await flow_behind(runtime, name))
+        handle = await runtime.retry(name, await flow_behind(runtime, name, flow))
         say_begun(context.out, "Retry", name, await called(runtime, name))
         return handle
 

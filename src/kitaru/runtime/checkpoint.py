@@ -27,7 +27,17 @@ from kitaru.runtime.functions import as_function, mark_async
 from kitaru.runtime.isolated import Isolated
 from kitaru.runtime.keys import Place, here, valid_name
 from kitaru.runtime.threads import IN_THREAD, WaitingThread, submit, wait_for
-from kitaru.runtime.work import SCALARS, Inputs, Parameters, Work, input_stand_in, make_call, stand_in
+from kitaru.runtime.work import (
+    SCALARS,
+    DeclaredWork,
+    Inputs,
+    Parameters,
+    Work,
+    declare,
+    input_stand_in,
+    make_call,
+    stand_in,
+)
 from kitaru.store import codec
 
 if TYPE_CHECKING:
@@ -58,7 +68,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry | None = None
 
 
-class CheckpointWork(Work):
+class CheckpointWork(DeclaredWork):
     """One checkpoint, as the engine sees it."""
 
     kind = "step"
@@ -344,6 +354,8 @@ class Checkpoint(Generic[P, T]):
             retry_on=before.retry_on if retry_on is None else _types(retry_on),
         )
         work = self._work.changed(valid_name(self.name if name is None else name), changed)
+        if name is not None:
+            declare(work)
         return Checkpoint(work, self._bound)
 
     @overload
@@ -465,7 +477,9 @@ def checkpoint(
 
     def decorate(function: Callable[..., Any]) -> Checkpoint[..., Any]:
         function = as_function(function, "checkpoint", name)
-        return Checkpoint(CheckpointWork(function, valid_name(function.__name__ if name is None else name), options))
+        work = CheckpointWork(function, valid_name(function.__name__ if name is None else name), options)
+        declare(work)
+        return Checkpoint(work)
 
     return decorate if function is None else decorate(function)
 

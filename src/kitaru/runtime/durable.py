@@ -22,7 +22,7 @@ from kitaru.runtime.threads import wait_for
 from kitaru.runtime.unfit import left_open
 from kitaru.runtime.work import Inputs, Work, make_call, stand_in
 from kitaru.store import codec
-from kitaru.store.events import Blob, BoundaryEvent, Kind, StepCompleted, TimerFired, TimerSet
+from kitaru.store.events import Blob, BoundaryEvent, Kind, LlmCompleted, Overridden, StepCompleted, TimerFired, TimerSet
 
 if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
@@ -45,11 +45,11 @@ class _Value(Work):
 
     def overridden(self, data: bytes) -> object:
         value = super().overridden(data)
-        kind = _TYPES.get(self._kind)
+        kind = VALUE_TYPES.get(self._kind)
         return value if kind is None else codec.from_json(value, kind)
 
 
-_TYPES: Final[Mapping[Kind, type]] = {"now": datetime.datetime, "uuid": uuids.UUID, "random": float}
+VALUE_TYPES: Final[Mapping[Kind, type]] = {"now": datetime.datetime, "uuid": uuids.UUID, "random": float}
 
 
 def _once(kind: Kind, make: Callable[[], object], *inputs: object) -> object:
@@ -239,13 +239,33 @@ class _Load(Work):
             found = await _saved(execution, searched, name)
             origin = started.origin if started is not None else None
             searched, started = (origin.run, None) if origin is not None else (None, None)
+        if found is None and run is not None:
+            return await _outcome(execution, run, name)
         if found is None:
-            raise NotFoundError(f"run {run or execution.run} saved nothing as {name!r}")
+            raise NotFoundError(f"run {execution.run} saved nothing as {name!r}")
         data = await execution.bytes_of(found)
         try:
             return codec.decoder(module=execution.flow.module)(data)
         except DecodeError as error:
             raise left_open(execution, f"the artifact {name!r}", error) from None
+
+
+async def _outcome(execution: Execution, run: str, selector: str) -> object:
+    from kitaru.runtime.calls.answered import reply_of
+    from kitaru.runtime.selecting import events_of, selected
+
+    events = await execution.host.store.events(run)
+    key = selected(run, events, selector)
+    for event in reversed(events_of(events, key)):
+        if isinstance(event, StepCompleted | LlmCompleted | Overridden):
+            data = await execution.bytes_of(event.outcome)
+            if isinstance(event, LlmCompleted) and event.llm.whole:
+                return reply_of(data, event.llm)
+            try:
+                return codec.decoder(module=execution.flow.module)(data)
+            except DecodeError as error:
+                raise left_open(execution, f"the outcome of {key}", error) from None
+    raise NotFoundError(f"{key} of run {run} has no outcome", hint=f"Look at it: kitaru show {run}")
 
 
 async def _saved(execution: Execution, run: str, name: str) -> Blob | None:
@@ -275,9 +295,14 @@ def save(name: str, value: object) -> Call[Any]:
 def load(name: str, *, run: str | None = None) -> Call[Any]:
     """A named artifact of this run, or of another one, by its id.
 
+    Args:
+        name: What it was saved as; for another run, also a selector of a step, as `kitaru show RUN STEP` takes it, for
+            the step's outcome.
+        run: The other run's id.
+
     Raises:
         UsageError: Outside any flow.
-        NotFoundError: When awaited: nothing was saved under that name.
+        NotFoundError: When awaited: nothing was saved under that name, or no step has it. AmbiguousError: Several have.
     """
     run = None if run is None else text_of(run, "load: run")
     return _boundary(_Load("load"), (text_of(name, "load: name"), run), "load")

@@ -24,7 +24,16 @@ from kitaru.runtime.secrets.private import takes_secret
 from kitaru.runtime.starting import run_inside, start_inside
 from kitaru.runtime.threads import FlowThread, on_a_loop, start_flow_thread, wait_for
 from kitaru.runtime.unfit import left_open
-from kitaru.runtime.work import Inputs, Unresolved, Work, input_stand_in, make_call, missing_parameter, stand_in
+from kitaru.runtime.work import (
+    DeclaredWork,
+    Inputs,
+    Unresolved,
+    declare,
+    input_stand_in,
+    make_call,
+    missing_parameter,
+    stand_in,
+)
 from kitaru.store import codec
 from kitaru.store.events import BoundaryEvent, ChildStarted, FlowRef, OnParentEnd
 from kitaru.store.names import valid_run_id
@@ -41,7 +50,7 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-class FlowWork(Work):
+class FlowWork(DeclaredWork):
     """One flow, as the engine sees it: the body of a run, and a boundary where another flow calls it."""
 
     kind = "flow"
@@ -161,6 +170,11 @@ class FlowWork(Work):
         if self._decode_outcome is None:
             self._decode_outcome = codec.decoder(*types_in(self.function, "return"), module=self.module)
         return self._decode_outcome(data)
+
+    def overridden(self, data: bytes) -> object:
+        hints = types_in(self.function, "return")
+        value = codec.decoder()(data)
+        return codec.from_json(value, hints[0]) if hints else value
 
     async def _run_in_thread(self, execution: Execution, body: Callable[[], object]) -> object:
         turns = execution.turns
@@ -459,7 +473,9 @@ def flow(
     def decorate(function: Callable[..., Any]) -> Flow[..., Any]:
         function = as_function(function, "flow", name)
         _refuse_class_method(function)
-        return Flow(FlowWork(function, valid_name(function.__name__ if name is None else name), settings))
+        work = FlowWork(function, valid_name(function.__name__ if name is None else name), settings)
+        declare(work)
+        return Flow(work)
 
     return decorate if function is None else decorate(function)
 

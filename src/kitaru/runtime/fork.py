@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from kitaru.errors import AmbiguousError, NotFoundError, ReplayError, RunExistsError, UsageError
+from kitaru.errors import NotFoundError, ReplayError, RunExistsError, UsageError
 from kitaru.runtime import history as histories
 from kitaru.runtime import loader
 from kitaru.runtime.arguments import flag_of, names_of
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.history import PYTHON, History, kitaru_version
-from kitaru.runtime.keys import name_of
 from kitaru.runtime.models import current_registry
+from kitaru.runtime.overriding import told
 from kitaru.runtime.replay import Record, Rules
 from kitaru.runtime.retrying import dropped_by_retry
 from kitaru.runtime.secrets import private as privates
 from kitaru.runtime.secrets.private import RunSecrets
+from kitaru.runtime.selecting import checkpoint_around, selected
 from kitaru.runtime.work import missing_parameter
-from kitaru.store import codec
 from kitaru.store.events import (
     AnyEvent,
     Blob,
@@ -151,15 +150,15 @@ async def replay(
         raise NotFoundError(f"no run {run}, or it was pruned", hint="`kitaru runs` lists them.")
     if flow is None:
         flow = await loader.flow_of(runtime, run)
-    rules = _rules(source, options)
+    rules = await _rules(runtime, source, events, options)
     fork_id = valid_run_id(options.run_id) if options.run_id is not None else new_run_id()
     given = RunSecrets(runtime.vault, fork_id)
     given.check_text(fork_id, "the id of a run")
     data = await _inputs(runtime, source, flow, options, given)
     unrecorded = options.verify or options.dry_run
-    for key, told in rules.overrides.items():
-        if key not in source.rules.overrides and isinstance(told, bytes):
-            given.check(told, f"the override of {key}: value")
+    for key, outcome in rules.overrides.items():
+        if key not in source.rules.overrides and isinstance(outcome, bytes):
+            given.check(outcome, f"the override of {key}: value")
     secrets = await privates.of_fork(
         runtime, source.started, run, flow.work, given, data, must_have_inputs=not unrecorded
     )
@@ -273,22 +272,19 @@ async def fork_child(
 # -- what the options mean ---------------------------------------------------------------------------------------------
 
 
-def _rules(source: History, options: ReplayOptions) -> Rules:
+async def _rules(runtime: Runtime, source: History, events: list[Recorded], options: ReplayOptions) -> Rules:
     forced: set[str] = set()
     for selector in options.from_:
-        start = select(source, selector).order
+        start = _selected(source, events, selector).order
         forced |= {r.key for r in source.records.values() if r.order >= start}
     overrides: dict[str, Blob] = {
-        key: told for key, told in source.rules.overrides.items() if key in source.overridden and key not in forced
+        key: outcome
+        for key, outcome in source.rules.overrides.items()
+        if key in source.overridden and key not in forced
     }
     for selector, text in options.overrides.items():
-        try:
-            value = json.loads(text)
-        except ValueError as error:
-            raise UsageError(
-                f"the override of {selector} is not JSON: {error}", hint="A text needs quotes: '\"text\"'."
-            ) from None
-        overrides[select(source, selector).key] = codec.encode(value)
+        record = _selected(source, events, selector)
+        overrides[record.key] = await told(runtime, record, text)
     return Rules(
         replaying=True,
         keep_code=options.keep_code,
@@ -300,33 +296,16 @@ def _rules(source: History, options: ReplayOptions) -> Rules:
     )
 
 
-def select(source: History, selector: str) -> Record:
-    """The one recorded boundary that a selector means: by key, by event number, or by name.
-
-    Raises:
-        NotFoundError: None.
-        AmbiguousError: Several; the message lists them.
-    """
-    selector = selector.removeprefix("checkpoint.")
-    # A replay's log may also hold what it never came to.
-    records = [r for r in source.records.values() if r.own] or list(source.records.values())
-    found = [r for r in records if r.key == selector]
-    if found and "[" not in selector and "/" not in selector:
-        # A bare name is also the key of its first boundary; that is a choice only where it is the only one.
-        found = [r for r in records if name_of(r.key) == selector]
-    if not found and selector.isdigit():
-        found = [r for r in records if r.seq == int(selector)]
-    if not found:
-        found = [r for r in records if name_of(r.key) == selector]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        names = ", ".join(dict.fromkeys(name_of(r.key) for r in records))
-        raise NotFoundError(f"run {source.run} has no boundary {selector!r}", hint=f"It has: {names}.")
-    listed = "\n".join(f"  event {r.seq}: {r.key}({histories.shown(r.event.inputs)})" for r in found)
-    raise AmbiguousError(
-        f"{selector!r} fits {len(found)} boundaries of run {source.run}:\n{listed}",
-        hint="Name one by its event number.",
+def _selected(source: History, events: list[Recorded], selector: str) -> Record:
+    key = selected(source.run, events, selector)
+    if key in source.records:
+        return source.records[key]
+    around = checkpoint_around(key)
+    while checkpoint_around(around):
+        around = checkpoint_around(around)
+    raise UsageError(
+        f"{key} was called in the checkpoint {around}, which a replay reuses or runs as a whole",
+        hint=f"Name the checkpoint: {around}.",
     )
 
 

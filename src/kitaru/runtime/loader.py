@@ -51,7 +51,15 @@ async def flow_of(runtime: Runtime, run: str) -> Flow[..., Any]:
     from kitaru.runtime.calls.alone import is_one_call, recorded_call
 
     ref = (await runtime.first_event(run)).flow
-    return await recorded_call(runtime, run) if is_one_call(ref) else load_flow(ref)
+    if is_one_call(ref):
+        return await recorded_call(runtime, run)
+    try:
+        return load_flow(ref)
+    except UnguardedError:
+        raise
+    except (NotFoundError, UsageError) as error:
+        error.hint = f"{error.hint or ''} Where it moved, name it: `--flow FILE:FLOW`, or flow= in Python.".strip()
+        raise
 
 
 def load_flow(ref: FlowRef) -> Flow[..., Any]:

@@ -6,6 +6,7 @@ The engine (`execution`) knows only this interface; it asks for inputs, a code d
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -198,6 +199,25 @@ def missing_parameter(signature: inspect.Signature, given: Container[str]) -> st
         if name not in given and parameter.default is parameter.empty and parameter.kind not in _VARIADIC:
             return name
     return ""
+
+
+class DeclaredWork(Work):
+    """The work of a decorated function, which can be found by its name."""
+
+    function: Callable[..., Any]
+
+
+def declare(work: DeclaredWork) -> None:
+    """Let a decorated function be found."""
+    _DECLARED.setdefault(work.name, weakref.WeakSet()).add(work)
+
+
+def declared(name: str) -> list[DeclaredWork]:
+    """The decorated functions of a name that are loaded."""
+    return list(_DECLARED.get(name, ()))
+
+
+_DECLARED: Final[dict[str, weakref.WeakSet[DeclaredWork]]] = {}
 
 
 class Parameters:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
 from kitaru.errors import AnswerError
+from kitaru.store import codec
 from kitaru.store.events import Usage
 
 if TYPE_CHECKING:
@@ -101,6 +102,24 @@ class Reply(msgspec.Struct, frozen=True):
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str = ""
     refusal: str | None = None
+
+
+def reply_from_json(value: object) -> Reply:
+    """A reply as `kitaru show` prints it, or its text alone.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if isinstance(value, str):
+        value = {
+            "text": value, "message": {"role": "assistant", "content": value}, "finish": "stop", "usage": {},
+            "model": "", "provider": "", "request_id": "", "latency": 0.0,
+        }  # fmt: skip
+    if isinstance(value, dict) and isinstance(usage := value.get("usage"), dict):
+        known = {name: count for name, count in usage.items() if name in Usage.__struct_fields__}
+        value = {**value, "usage": list(msgspec.structs.astuple(Usage(**known)))}
+    reply: Any = codec.from_json(value, Reply)
+    return cast(Reply, reply)
 
 
 def with_tools(value: object, tools: Mapping[str, ToolSource]) -> object:

@@ -14,7 +14,7 @@ from kitaru.runtime.calls.answered import as_recorded, reply_of, said_in
 from kitaru.runtime.calls.conversation import Message, Nodes, chained, normalised, without_more
 from kitaru.runtime.calls.packed import pack
 from kitaru.runtime.calls.question import Sending, Settings
-from kitaru.runtime.calls.reply import Reply, with_tools
+from kitaru.runtime.calls.reply import Reply, reply_from_json, with_tools
 from kitaru.runtime.log import log
 from kitaru.runtime.threads import wait_for
 from kitaru.runtime.work import Inputs, Work, make_call, stand_in
@@ -191,6 +191,8 @@ class LlmWork(Work):
 
     def overridden(self, data: bytes) -> object:
         value = codec.decoder()(data)
+        if self._settings.whole:
+            return with_tools(reply_from_json(value), self._tools)
         return value if self._form is None else codec.from_json(value, self._form.type)
 
     def _decoder(self) -> codec.Decode:

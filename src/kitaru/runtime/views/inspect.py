@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from kitaru.errors import AmbiguousError, CorruptStoreError, DecodeError, KitaruError, NotFoundError
+from kitaru.errors import CorruptStoreError, DecodeError, KitaruError, NotFoundError
 from kitaru.runtime.calls.answered import response_of
 from kitaru.runtime.calls.conversation import unchained
 from kitaru.runtime.calls.packed import needs_outcome
 from kitaru.runtime.keys import name_of
+from kitaru.runtime.selecting import checkpoint_around, events_of, selected
 from kitaru.runtime.views.costs import paid, total
 from kitaru.runtime.views.readable import readable
 from kitaru.runtime.views.shown import Failure, displayed, failure_of, outcome_shown, traceback_of
@@ -226,14 +227,15 @@ async def step(runtime: Runtime, run: str, selector: str) -> StepView:
 
     Args:
         run: The run's whole id.
-        selector: A key, a name, or an event's number.
+        selector: As `selecting.selected` takes it.
 
     Raises:
         NotFoundError, AmbiguousError: The selector fits none, or several.
     """
     events, _ = await readable(runtime, run)
     shown = await view(runtime, run)
-    found = select(shown.boundaries, selector, run)
+    key = selected(run, events, selector)
+    found = next(b for b in shown.boundaries if b.key == key)
     seen = StepView(run, found)
     failures = []
     for event in events_of(events, found.key):
@@ -258,42 +260,6 @@ async def step(runtime: Runtime, run: str, selector: str) -> StepView:
     return seen
 
 
-def select(found: Sequence[BoundaryView], selector: str, run: str) -> BoundaryView:
-    """The one boundary that a selector means: by key, by event number, or by name.
-
-    Raises:
-        NotFoundError: None.
-        AmbiguousError: Several; the message lists them.
-    """
-    fits = [b for b in found if b.key == selector]
-    if not fits and selector.isdecimal():
-        fits = [b for b in found if b.seq == int(selector)]
-    if not fits:
-        fits = [b for b in found if b.name == selector]
-    if len(fits) == 1:
-        return fits[0]
-    if not fits:
-        names = ", ".join(dict.fromkeys(b.name for b in found if b.kind not in VALUES))
-        raise NotFoundError(f"run {run} has no boundary {selector!r}", hint=f"It has: {names or 'none yet'}.")
-    listed = "\n".join(f"  event {b.seq}: {b.key}" for b in fits)
-    raise AmbiguousError(
-        f"{selector!r} fits {len(fits)} boundaries of run {run}:\n{listed}", hint="Name one by its event number."
-    )
-
-
-def events_of(events: Iterable[Recorded], key: str) -> list[BoundaryEvent | Overridden]:
-    """The events of one boundary, those copied from a replay's source included where they were reused."""
-    copies = {r.seq: r.event for r in events if isinstance(r.event, Copied)}
-    found: list[BoundaryEvent | Overridden] = []
-    for recorded in events:
-        event = recorded.event
-        if isinstance(event, Reused) and event.key == key:
-            found.append(_BOUNDARY.decode(copies[event.seq].event))
-        elif isinstance(event, BoundaryEvent | Overridden) and event.key == key:
-            found.append(event)
-    return found
-
-
 # -- boundaries --------------------------------------------------------------------------------------------------------
 
 
@@ -313,7 +279,14 @@ def boundaries(events: Sequence[Recorded], row: RunRow) -> list[BoundaryView]:
             found[event.key] = shown
         elif isinstance(event, Overridden):
             found[event.key] = BoundaryView(
-                event.key, name_of(event.key), "step", "overridden", seq, 0, event.at, outcome_size=_size(event.outcome)
+                event.key,
+                name_of(event.key),
+                event.kind,
+                "overridden",
+                seq,
+                event.order,
+                event.at,
+                outcome_size=_size(event.outcome),
             )
         elif isinstance(event, RunRetried):
             for key in event.dropped:
@@ -342,11 +315,9 @@ def spent(found: Iterable[BoundaryView]) -> Decimal | None:
 
 
 def _taken_up(before: BoundaryView | None, seq: int, event: BoundaryEvent, key: str) -> BoundaryView:
-    parent, inside, _ = key.rpartition("/")
-    checkpoint = parent.rpartition(">")[0] if inside and ">" in parent else ""
     shown = BoundaryView(
         key, name_of(key), event.kind, "running", seq, event.order, getattr(event, "started", event.at),
-        attempt=event.attempt, inside=checkpoint, depth=key.count(">"), inputs_size=_size(event.inputs),
+        attempt=event.attempt, inside=checkpoint_around(key), depth=key.count(">"), inputs_size=_size(event.inputs),
     )  # fmt: skip
     if before is not None:
         shown.model, shown.effects, shown.child = before.model, before.effects, before.child
@@ -393,10 +364,9 @@ def _in_order(found: dict[str, BoundaryView], row: RunRow) -> list[BoundaryView]
         inner = shown
         while inner.inside and inner.inside not in found:
             over = inner.inside
-            parent, inside, _ = over.rpartition("/")
             state = "running" if row.live else "to run again"
             made = BoundaryView(over, name_of(over), "step", state, inner.seq, inner.order - 1, inner.started)
-            made.inside = parent.rpartition(">")[0] if inside and ">" in parent else ""
+            made.inside = checkpoint_around(over)
             made.depth = over.count(">")
             found[over] = inner = made
     if any(shown.state in ("reused", "overridden") for shown in found.values()):

@@ -109,7 +109,7 @@ async def dry_report(runtime: Runtime, fork: Fork) -> ReplayReport:
             lines.append(
                 _line(record.key, record, behind, costs, why="depends on what would run" if fork.would_run else "")
             )
-        elif record.key in past.overridden:
+        elif record.key in past.overridden or record.key in fork.execution.rules.overrides:
             lines.append(_line(record.key, record, "overridden", costs))
         elif record.state != "started":
             lines.append(_line(record.key, record, "reused", costs))

@@ -31,9 +31,9 @@ class _Shown:
 def display(data: bytes) -> object:
     """A recorded value made of None, bool, int, float, str, list and dict with str keys: fit for JSON.
 
-    Objects become `{"Page": {"title": ...}}`, enum members `"Color.RED"`, bytes `{"bytes": base64}`, exceptions
-    `{"ValueError": "message"}`; tuples and sets lists; times ISO 8601; durations seconds; numbers that JSON lacks, and
-    paths, ids and the like their text.
+    Objects become `{"title": ...}`, enum members their values, bytes base64, exceptions `{"ValueError": "message"}`;
+    tuples and sets lists; times ISO 8601; durations seconds; numbers that JSON lacks, and paths, ids and the like their
+    text. So `from_json` makes the same of it, given the type.
 
     Args:
         data: What `encode` returned. Anything else is shown as unreadable.
@@ -41,7 +41,7 @@ def display(data: bytes) -> object:
     try:
         return _show(_read(data))
     except (msgspec.DecodeError, DecodeError, RecursionError, ValueError, TypeError, LookupError) as cause:
-        return {"unreadable": f"{type(cause).__name__}: {cause}", **_bytes(data)}
+        return {"unreadable": f"{type(cause).__name__}: {cause}", "bytes": _bytes(data)}
 
 
 def _extension(code: int, data: memoryview) -> _Shown:
@@ -63,7 +63,7 @@ def _extension(code: int, data: memoryview) -> _Shown:
     except RecursionError:
         raise
     except Exception:  # a part from a newer version, or a damaged one
-        return _Shown({"unreadable": f"extension {code}", **_bytes(raw)})
+        return _Shown({"unreadable": f"extension {code}", "bytes": _bytes(raw)})
 
 
 _read: Final = Decoder(ext_hook=_extension).decode
@@ -81,8 +81,8 @@ def _show(value: Any) -> object:
     return _scalar(value)
 
 
-def _bytes(data: bytes) -> dict[str, object]:
-    return {"bytes": base64.b64encode(data).decode()}
+def _bytes(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _scalar(value: object) -> object:
@@ -116,7 +116,7 @@ def _record(parts: Any) -> object:
     rest = parts[3] if len(parts) > 3 else {}
     for kept in ("dict", "extra", "private"):
         shown.update((str(name), _show(item)) for name, item in rest.get(kept, {}).items())
-    return {_short(parts[1]): shown}
+    return shown
 
 
 def _short(qualname: str) -> str:
@@ -124,7 +124,7 @@ def _short(qualname: str) -> str:
 
 
 def _enum(parts: Any) -> object:
-    return f"{_short(parts[1])}.{parts[2] if parts[2] is not None else _show(parts[3])}"
+    return f"{_short(parts[1])}.{parts[2]}" if parts[3] is None else _show(parts[3])
 
 
 def _iso(code: int) -> Callable[[Any], object]:
