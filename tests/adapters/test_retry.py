@@ -34,6 +34,42 @@ def test_the_wait_asked_for_is_read_in_all_its_forms(headers: dict[str, str], se
     assert retry_after(headers, NOW) == seconds
 
 
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1m1.5s"}, 61.5),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "250ms"}, 0.25),
+        # The other limit is not met.
+        (
+            {
+                "x-ratelimit-remaining-requests": "9", "x-ratelimit-reset-requests": "30s",
+                "x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "2s",
+            },
+            2.0,
+        ),
+        ({"x-ratelimit-remaining-requests": "9", "x-ratelimit-reset-requests": "30s"}, None),
+        (
+            {"anthropic-ratelimit-tokens-remaining": "0", "anthropic-ratelimit-tokens-reset": "2026-11-21T04:00:20Z"},
+            20.0,
+        ),
+        ({"x-ratelimit-reset": str(int(NOW + 7)), "date": "Sat, 21 Nov 2026 04:00:02 GMT"}, 5.0),
+        ({"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int(NOW + 7) * 1000)}, 7.0),
+        ({"ratelimit-reset": "12"}, 12.0),
+        ({"ratelimit-reset": "12", "retry-after": "3"}, 3.0),
+        ({"ratelimit-reset": "12", "retry-after": "soon"}, 12.0),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "8h0m0s"}, None),
+        ({"x-ratelimit-reset": "soon"}, None),
+        ({"x-ratelimit-reset": "nan"}, None),
+        ({"x-ratelimit-reset": "2026-11-21T03:59:20Z"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_where_a_limit_is_met_its_reset_stands_for_a_wait(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, NOW, limited=True) == seconds
+    if "retry-after" not in headers:
+        assert retry_after(headers, NOW) is None
+
+
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_no_header_breaks_the_reading(text: str, date: str) -> None:
     found = retry_after({"retry-after": text, "retry-after-ms": date, "date": date}, NOW)

@@ -99,6 +99,13 @@ async def test_a_prompt_that_was_filtered_is_no_error_to_be_tried_again(transpor
     assert (attempt.request_id, attempt.possibly_billed) == ("req-1", False)
 
 
+async def test_a_limit_s_reset_is_waited_for_where_no_wait_is_named(transport: Transport, clock: Clock) -> None:
+    limited = answer(b"{}", 429, x_ratelimit_remaining_requests="0", x_ratelimit_reset_requests="7s")
+    async with scripted(limited, answer()) as server:
+        await transport.send(CALL, at(server), OPENAI)
+    assert [round(wait) for wait in clock.waits] == [7]
+
+
 # Settings that a provider refuses
 
 

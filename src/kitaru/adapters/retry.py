@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -157,7 +157,7 @@ def seconds_in(text: str, otherwise: float) -> float:
     return otherwise if found is None else float(found[1]) * _UNITS[found[2]]
 
 
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+def retry_after(headers: Mapping[str, str], now: float | None = None, *, limited: bool = False) -> float | None:
     """Return the seconds that a response asks to wait.
 
     `retry-after-ms` comes first, then `retry-after` as seconds or as a date. A date is measured against the response's
@@ -166,6 +166,7 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
     Args:
         headers: By lower-case name.
         now: UTC seconds since the epoch, if known.
+        limited: A rate limit was met: without a `retry-after` its reset counts.
 
     Returns:
         None where nothing sensible is asked, or a time that has passed.
@@ -177,12 +178,48 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
             continue
         if seconds > 0:  # false for nan too
             return seconds
+    since = _date(headers.get("date", "")) or now
     until = _date(headers.get("retry-after", ""))
     if until is None:
-        return None
-    since = _date(headers.get("date", ""))
-    since = now if since is None else since
+        return _limit_reset(headers, since) if limited and since is not None else None
     return None if since is None or until <= since else until - since
+
+
+def _limit_reset(headers: Mapping[str, str], since: float) -> float | None:
+    """Return the seconds until a rate limit that is used up is whole again.
+
+    Headers are `x-ratelimit-reset-requests` (a duration such as 6m0s), `ratelimit-reset` (seconds), `x-ratelimit-reset`
+    (an epoch, perhaps in milliseconds), `anthropic-ratelimit-tokens-reset` (a moment). `remaining` beside each one says
+    whether it is this limit. A longer time than is waited for is none: a limit fills up before it is whole.
+    """
+    spent: list[float] = []
+    unsure: list[float] = []
+    for name, value in headers.items():
+        if "ratelimit" not in name or "reset" not in name:
+            continue
+        left = headers.get(name.replace("reset", "remaining"), "").strip()
+        seconds = _reset(value.strip(), since)
+        if 0 < seconds <= MAX_RETRY_AFTER and left in ("", "0"):
+            (spent if left else unsure).append(seconds)
+    return max(spent or unsure, default=None)
+
+
+def _reset(text: str, since: float) -> float:
+    """Return the seconds from a moment until what a header states; 0 where it states nothing."""
+    if re.fullmatch(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", text, re.ASCII):
+        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h|d)", text))
+    try:
+        number = float(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - since
+        except (ValueError, OverflowError):
+            return 0.0
+    if not math.isfinite(number):
+        return 0.0
+    # Epochs of this century, in milliseconds or seconds; else it is a duration.
+    return number / 1000 - since if number > 1e12 else number - since if number > 1e9 else number
 
 
 def _date(text: str) -> float | None:

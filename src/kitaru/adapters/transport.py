@@ -323,7 +323,8 @@ class Transport:
             # The frames behind it hold the answer as it arrived, an echo of the credential included.
             error.__traceback__ = None
             if isinstance(error, ProviderError) and error.retry_after is None:
-                error.retry_after = retry_after(exchange.headers, self._now())
+                limited = error.status == 429 and error.retryable
+                error.retry_after = retry_after(exchange.headers, self._now(), limited=limited)
             billed = _maybe_billed(error, exchange.status)
             return error, ended(clean(error.message, 300), _request_id(error), billed=billed)
         except BaseException as error:
