@@ -5,7 +5,8 @@
     │   ├── ForkedProcessError     a forked child touched its parent's runtime
     │   ├── NotAwaitedError        an attribute of a call that was not awaited (also an AttributeError)
     │   ├── UnguardedError         a script starts a run while it is loaded for another run
-    │   └── UnsupportedError       a binding setting that the provider or model lacks
+    │   ├── UnsupportedError       a binding setting that the provider or model lacks
+    │   └── NotRecordedError       an exception's attribute that could not be recorded (also an AttributeError)
     ├── NotFoundError              no such run, flow, alias, artifact
     │   └── AmbiguousError         a prefix or selector that fits several
     ├── EncodeError                a value cannot be recorded (names the path inside it)
@@ -91,6 +92,12 @@ class UnsupportedError(UsageError):
     """A binding setting (tools, stop, max_tokens, ...) that the provider or model lacks."""
 
     code = "unsupported"
+
+
+class NotRecordedError(UsageError, AttributeError):
+    """An exception's attribute was used that could not be recorded with it."""
+
+    code = "not_recorded"
 
 
 class NotFoundError(KitaruError):

@@ -165,6 +165,26 @@ async def test_a_cancellation_that_the_step_did_not_wait_for_ends_with_the_step(
     assert await run_of(runtime, body) == "undisturbed"
 
 
+async def test_a_cancellation_that_the_step_did_not_wait_for_does_not_strike_its_retry(runtime: Runtime) -> None:
+    attempts = 0
+
+    @checkpoint(retries=1, backoff=0.0)
+    async def raises_once() -> str:
+        nonlocal attempts
+        attempts += 1
+        task = asyncio.current_task()
+        assert task is not None
+        if attempts == 1:
+            task.cancel()
+            raise ValueError("first")
+        return "done"
+
+    async def body() -> object:
+        return await raises_once()
+
+    assert await run_of(runtime, body) == "done"
+
+
 async def test_a_cancellation_that_the_flow_asked_for_before_the_step_is_no_failure_of_it(runtime: Runtime) -> None:
     @checkpoint
     async def waits() -> None:

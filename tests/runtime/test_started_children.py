@@ -191,8 +191,29 @@ async def test_recovery_goes_on_with_an_abandoned_child_of_an_ended_parent(store
     assert await recovered(store_url, run) == "completed"
 
 
-async def test_recovery_cancels_a_child_whose_parent_failed_without_it(store_url: str) -> None:
+cleaning = asyncio.Event()
+
+
+@checkpoint
+async def cleans() -> None:
+    cleaning.set()
+    if not restarted.is_set():
+        await asyncio.Event().wait()
+
+
+@flow
+async def slow_to_end() -> str:
+    try:
+        if not restarted.is_set():
+            await asyncio.Event().wait()
+    finally:
+        await cleans()
+    return "x"
+
+
+async def test_recovery_cancels_a_child_that_had_not_ended_when_its_parent_failed_without_it(store_url: str) -> None:
     restarted.clear()
+    cleaning.clear()
 
     @flow
     async def fails() -> None:
@@ -200,12 +221,13 @@ async def test_recovery_cancels_a_child_whose_parent_failed_without_it(store_url
 
     @flow
     async def outer() -> None:
-        await asyncio.gather(left_behind(), fails())
+        await asyncio.gather(slow_to_end(), fails())
 
     async with Runtime(store_url, recover=False) as first:
         with pytest.raises(ValueError, match="broken"):
             await (await first.start(outer.options(run_id="r"))).result()
-        run = next(event.child for event in await of_type(first, "r", ChildStarted) if event.key == "left_behind")
+        run = next(event.child for event in await of_type(first, "r", ChildStarted) if event.key == "slow_to_end")
+        await cleaning.wait()
     assert await recovered(store_url, run) == "cancelled"
     restarted.clear()
 

@@ -13,7 +13,7 @@ import httpx
 import pydantic
 import pytest
 
-from kitaru.errors import DecodeError, DivergenceError, ProviderError, StepError
+from kitaru.errors import DecodeError, DivergenceError, NotRecordedError, ProviderError, StepError
 from kitaru.store.codec import (
     decode_exception,
     decoder,
@@ -21,6 +21,7 @@ from kitaru.store.codec import (
     encode,
     encode_exception,
     format_exception,
+    mask_exception,
     register_main_alias,
 )
 
@@ -162,12 +163,40 @@ def test_attributes_come_back() -> None:
     assert demanding.second == "b"
 
 
-def test_attributes_that_cannot_be_recorded_are_dropped() -> None:
-    exc = KeywordOnlyError(code=1, detail=())
-    exc.lock = threading.Lock()  # type: ignore[attr-defined]  # a sample
-    again = round_trip(exc)
-    assert not hasattr(again, "lock")
-    assert type(again) is KeywordOnlyError
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda lock: lock.locked(),
+        lambda lock: lock["held"],
+        bool,
+        len,
+        iter,
+        lambda lock: lock(),
+        lambda lock: 1 in lock,
+    ],
+)
+def test_an_attribute_that_could_not_be_recorded_says_so_when_it_is_used(
+    times: int, use: Callable[[Any], object]
+) -> None:
+    exc: Any = KeywordOnlyError(code=1, detail=())
+    exc.lock = threading.Lock()
+    for _ in range(times):
+        exc = round_trip(exc)
+    assert type(exc).__name__ == "KeywordOnlyError"
+    assert repr(exc.lock) == "<KeywordOnlyError.lock was not recorded: _thread.lock>"
+    with pytest.raises(NotRecordedError, match=r"KeywordOnlyError\.lock was not recorded .* a _thread\.lock cannot be"):
+        use(exc.lock)
+    assert not hasattr(exc.lock, "locked")
+
+
+def test_an_attribute_that_held_a_secret_says_so_when_it_is_used() -> None:
+    exc: Any = KeywordOnlyError(code=1, detail=())
+    exc.key = "planted secret"
+    masked = mask_exception(encode_exception(exc), lambda text: text, lambda data: b"planted secret" in data)
+    again: Any = decode_exception(masked, module=__name__)
+    with pytest.raises(NotRecordedError, match="it held a secret"):
+        again.key.lower()
 
 
 def test_arguments_that_cannot_be_recorded_become_their_text() -> None:

@@ -95,6 +95,11 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
         return cast(T_co, self)
 
     @property
+    def begun(self) -> bool:
+        """Whether anybody has started to wait for it."""
+        return self._state != NEW
+
+    @property
     def done(self) -> bool:
         """Whether it has a value or an error."""
         return self._state >= DONE

@@ -14,6 +14,7 @@ from kitaru.errors import (
     RunParkedError,
     Suspended,
 )
+from kitaru.runtime import live
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.children import end_children
 from kitaru.runtime.keys import RunTask, here
@@ -70,7 +71,7 @@ async def _run_to_its_end(execution: Execution) -> None:
     failure: BaseException | None = None
     outside: BaseException | None = None
     try:
-        result = await execution.flow.run_body(execution)
+        result = await _run_body(execution)
         execution.secrets.check(result, f"{execution.flow.name}() returned what cannot be recorded: value")
         unreached = execution.history.never_asked()
         if unreached and not execution.leaving:
@@ -78,6 +79,8 @@ async def _run_to_its_end(execution: Execution) -> None:
         else:
             blob, artifacts = blob_of(result)
             end = RunCompleted(1, time.time(), blob)
+            if not execution.leaving:
+                live.leave_behind(execution, warn=True)
     except BaseException as error:
         stop = isinstance(error, Suspended | asyncio.CancelledError)
         if not raised_inside(error):
@@ -101,10 +104,33 @@ async def _run_to_its_end(execution: Execution) -> None:
             execution.stop(divergence)
         else:
             end, failure, artifacts = _failed(execution, error)
+            live.leave_behind(execution, warn=False)
     await _finish(execution, end, artifacts, result, failure)
     if outside is not None:
         # Out of the loop, as it came in; as this task's own end, asyncio would report it a second time.
         execution.host.loop.call_soon(raise_unchanged, outside)
+
+
+async def _run_body(execution: Execution) -> bytes:
+    try:
+        result = await execution.flow.run_body(execution)
+    except Exception:
+        await _close_generators(execution)
+        raise
+    await _close_generators(execution)
+    return result
+
+
+async def _close_generators(execution: Execution) -> None:
+    """Let the async generators that the flow dropped clean up: their loop closes each in a task of its own."""
+    await asyncio.sleep(0)
+    while closing := [t for t in execution.tasks if isinstance(t, asyncio.Task) and not t.done() and _closes(t)]:
+        await asyncio.wait(closing)
+
+
+def _closes(task: asyncio.Task[Any]) -> bool:
+    coro = task.get_coro()
+    return type(getattr(coro, "_inner", coro)).__name__ == "async_generator_athrow"
 
 
 def _failed(execution: Execution, error: BaseException) -> tuple[AnyEvent, BaseException, dict[bytes, bytes]]:

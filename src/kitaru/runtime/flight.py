@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Flight:
     """One boundary while it runs live."""
 
-    __slots__ = ("_cancels", "announced", "announcement", "attempt", "call", "code", "data", "execution",
+    __slots__ = ("_cancels", "announced", "announcement", "attempt", "call", "code", "data", "ended", "execution",
                  "fingerprint", "inputs", "key", "known", "order", "own_cancels", "party", "record", "result",
                  "started", "task", "thread")  # fmt: skip
 
@@ -43,6 +43,8 @@ class Flight:
         self.inputs: Blob = self.data
         self.record: Record | None = None
         """What the log holds of it from a process that died."""
+        self.ended = False
+        """Its outcome has been appended."""
         self.result: object = None
         """What the work wants to remember of its performance until the event is made."""
         self.thread: asyncio.Future[object] | None = None

@@ -147,7 +147,7 @@ async def replay(
     events = await runtime.store.events(run)
     source = histories.read(run, events)
     if source.started is None:
-        raise NotFoundError(f"no run {run}, or it was pruned", hint="`kitaru runs` lists them.")
+        raise histories.not_there(run, events)
     if flow is None:
         flow = await loader.flow_of(runtime, run)
     rules = await _rules(runtime, source, events, options)

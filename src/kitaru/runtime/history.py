@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from kitaru.errors import DecodeError, DivergenceError
+from kitaru.errors import DecodeError, DivergenceError, NotFoundError
 from kitaru.runtime.calls.tries import ABOUT_TRIES, Tries
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.replay import NO_RULES, STATE_OF, Record, Rules
@@ -27,6 +28,7 @@ from kitaru.store.events import (
     Overridden,
     Reused,
     RunClaimed,
+    RunPruned,
     RunRetried,
     RunStarted,
     StepCompleted,
@@ -277,6 +279,17 @@ def _add_copies(history: History, copies: dict[int, Copied], reused: set[int]) -
             turns.setdefault(copied.turn, []).append(event.key)
     for number in sorted(turns):
         history.turns.append(RecordedTurn(number, turns[number], strict=False))
+
+
+def not_there(run: str, events: Sequence[Recorded]) -> NotFoundError:
+    """Why a run's log does not begin with its start: there is no such run, or it was pruned."""
+    if events and isinstance(pruned := events[0].event, RunPruned):
+        day = datetime.datetime.fromtimestamp(pruned.at, datetime.UTC).date()
+        return NotFoundError(
+            f"run {run} of {pruned.flow} was pruned on {day}: its log and its result are gone",
+            hint="A run's id is used once: start another run under another id.",
+        )
+    return NotFoundError(f"there is no run {run}", hint="`kitaru runs` lists them.")
 
 
 def kitaru_version() -> str:

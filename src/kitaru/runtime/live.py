@@ -13,9 +13,10 @@ from kitaru.errors import (
 from kitaru.runtime.blobs import INLINE_LIMIT, blob_of
 from kitaru.runtime.call import Call
 from kitaru.runtime.flight import Flight, running_task
+from kitaru.runtime.log import log
 from kitaru.runtime.raised import raise_unchanged
 from kitaru.runtime.refusals import refusal
-from kitaru.runtime.replay import Decision, Record, Verdict
+from kitaru.runtime.replay import TIMERS, Decision, Record, Verdict
 from kitaru.runtime.turns import Waiter
 from kitaru.runtime.unfit import value_of
 from kitaru.runtime.work import Unresolved
@@ -52,7 +53,6 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
     was_masked = False
     data = b""
     outcome: Blob = data
-    appended = False
     try:
         try:
             data = await _attempts(execution, flight)
@@ -69,7 +69,7 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
             data, event, artifacts, was_masked = _failed(flight, failure, artifacts, final=True)
         if execution.leaving:
             raise Suspended
-        appended = True
+        flight.ended = True
         if flight.code:
             execution.record_source(flight.code)
         execution.turns.on_their_way += 1
@@ -78,7 +78,7 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
     except asyncio.CancelledError:
         if execution.leaving:
             raise Suspended from None
-        if appended or not execution.cancelling:
+        if flight.ended or not execution.cancelling:
             _gave_up(execution, flight, data if data and error is None else None)
         else:
             work.abandoned(flight)
@@ -129,6 +129,8 @@ async def _attempts(execution: Execution, flight: Flight) -> bytes:
             _, event, artifacts, _ = _failed(flight, error, execution.artifacts_of(flight), final=False)
             execution.record_source(flight.code)
             execution.append([event], artifacts=artifacts)
+            if flight.own_cancels:
+                await flight.forget_cancels()
             await asyncio.sleep(delay)
             if flight.thread is not None:
                 await asyncio.wait([flight.thread])
@@ -249,3 +251,39 @@ def gave_up_waiting(execution: Execution, call: Call[Any], record: Record | None
         flight.attempt = record.event.attempt
         flight.started = getattr(record.event, "started", record.event.at)
     _gave_up(execution, flight, outcome)
+
+
+def leave_behind(execution: Execution, *, warn: bool) -> None:
+    """The flow has ended: record what still runs or waits to run as given up, because nobody will see its outcome."""
+    if execution.cancelling:
+        return
+    left: list[Call[Any]] = []
+    for flight in list(execution.flights.values()):
+        if not flight.ended and not _is_inside(flight.call):
+            _gave_up(execution, flight, None)
+            left.append(flight.call)
+    for call in _waiting(execution):
+        record = execution.records.get(call.key)
+        if record is None or (record.state == "cancelled" and not record.own):
+            gave_up_waiting(execution, call, record)
+            left.append(call)
+    for call in left:
+        if warn and call.work.kind not in TIMERS:
+            log().warning(
+                "call.never_awaited", run_id=execution.run, boundary=call.key, where=call.where,
+                why="it had not ended when its flow did, and was cancelled",
+            )  # fmt: skip
+
+
+def _waiting(execution: Execution) -> list[Call[Any]]:
+    """Calls of the flow's own that were submitted, and have not begun."""
+    waiting = dict(execution.asking)
+    for task in execution.tasks:
+        call = task.get_coro() if isinstance(task, asyncio.Task) and not task.done() else None
+        if isinstance(call, Call) and not call.begun and call.inputs.data is not None and not _is_inside(call):
+            waiting[call.key] = call
+    return [call for key, call in waiting.items() if not call.done and key not in execution.flights]
+
+
+def _is_inside(call: Call[Any]) -> bool:
+    return call.place is not None and call.place.inside is not None

@@ -92,6 +92,7 @@ async def _until_cancelled(execution: Execution, call: Call[Any], record: Record
         # It may be the run's cancellation, not the flow, that gave it up; that one comes when replay is through.
         execution.asking[call.key] = call
         await execution.turns.ask_start(call.key, party).future
+    execution.asking[call.key] = call
     future = execution.turns.wait_cancelled(call.key, party)
     if record.own:
         await future

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
 from kitaru.errors import (
     ForkedProcessError,
     KitaruError,
-    NotFoundError,
     RunError,
     RunExistsError,
     RunOwnedError,
@@ -581,5 +580,5 @@ class Runtime:
         """
         events = await self.store.events(run, limit=1)
         if not events or not isinstance(events[0].event, RunStarted):
-            raise NotFoundError(f"no run {run}, or it was pruned", hint="`kitaru runs` lists them.")
+            raise histories.not_there(run, events)
         return events[0].event

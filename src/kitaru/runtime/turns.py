@@ -238,6 +238,11 @@ class Turns:
                 self.recorded.popleft()
                 self._hand_back([self._asked.pop(key) for key in turn.keys])
                 return True
+            if self._quiet < PASSES:
+                # A callback of the loop may be about to make another task, such as one that closes a generator.
+                self._quiet += 1
+                self._soon()
+                return False
             certain = not self.open and not self._pending
             if turn.overdue or self._listener.stalled(turn, certain):
                 return self._release(turn)

@@ -11,7 +11,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from typing import Any
@@ -345,6 +345,31 @@ async def play_chain(node: Node, x: int) -> int:
 
 async def play_threads(node: Node, x: int) -> int:
     return await outcome(in_threads(node[1], x, node[2]))
+
+
+async def play_forgotten(node: Node, x: int) -> int:
+    """A call whose outcome nobody waits for: the run may end before it."""
+    (never if node[2] == 1 else step)(node[1], x).submit()
+    return await outcome(step(node[1] + 1000, x)) if node[2] == 2 else mix(node[1], x)
+
+
+async def play_generator(node: Node, x: int) -> int:
+    """An async generator that the flow leaves early: its cleanup has a step."""
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            for n in range(3):
+                yield await outcome(step(node[1], x + n))
+        finally:
+            await outcome(step(node[1] + 1000, x))
+
+    async for number in numbers():
+        if node[2] == 1:
+            return number
+        if node[2] == 2:
+            break
+        x = mix(x, number)
+    return await outcome(step(node[1] + 2000, x))
 
 
 async def play_raise(node: Node, x: int) -> int:

@@ -29,6 +29,8 @@ LEAVES: Final = (
     "context",
     "chain",
     "threads",
+    "forgotten",
+    "generator",
 )
 BRANCHES: Final = (
     "seq", "seq", "seq", "gather", "gather", "calls", "group", "anyio", "kgather", "kmap", "scope", "orphan", "try",

@@ -479,23 +479,16 @@ async def flow_ref(runtime: Runtime, run: str) -> FlowRef:
     Raises:
         NotFoundError: No such run, or it was pruned.
     """
-    return (await _first(runtime, run)).flow
+    return (await runtime.first_event(run)).flow
 
 
 async def opening_view(runtime: Runtime, run: str) -> RunView:
     """A run as it was asked for, without its boundaries: quick, however long its log."""
     row = await runtime.store.run(run)
-    started = await _first(runtime, run)
+    started = await runtime.first_event(run)
     return RunView(
         id=run, flow=started.flow.name, file=started.flow.file, status=status_of(row), created=row.created,
         updated=row.updated, seconds=0.0, live=row.live, python=started.python, kitaru=started.kitaru,
         inputs=await displayed(runtime, started.inputs), boundaries=[], source=row.origin or "",
         parent=row.parent or "",
     )  # fmt: skip
-
-
-async def _first(runtime: Runtime, run: str) -> RunStarted:
-    events = await runtime.store.events(run, limit=1)
-    if not events or not isinstance(events[0].event, RunStarted):
-        raise NotFoundError(f"no run {run}, or it was pruned", hint="`kitaru runs` lists them.")
-    return events[0].event

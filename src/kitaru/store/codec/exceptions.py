@@ -17,6 +17,7 @@ from kitaru.store.codec.classes import Classes, is_exception, portable_module
 from kitaru.store.codec.decode import Reader
 from kitaru.store.codec.encode import encode
 from kitaru.store.codec.explain import type_name
+from kitaru.store.codec.missing import NotRecorded
 
 _FRAMES: Final = 30
 _CHAIN: Final = 10
@@ -56,8 +57,8 @@ _unpack: Final = Decoder(Recorded).decode
 def encode_exception(exc: BaseException, *, bare: bool = False) -> bytes:
     """An exception's recorded form: class, arguments, attributes, notes, traceback text, causes and members.
 
-    Arguments that cannot be recorded are replaced by their text; attributes that cannot are dropped, and only the name
-    of their type is kept. Never raises for what the exception holds.
+    Arguments that cannot be recorded are replaced by their text; of attributes that cannot, only the name of their type
+    is kept. Never raises for what the exception holds.
 
     Args:
         exc: What was raised.
@@ -229,6 +230,9 @@ def _attributes(exc: BaseException) -> tuple[dict[str, bytes], dict[str, str]]:
     kept: dict[str, bytes] = {}
     dropped: dict[str, str] = {}
     for name, value in _state(exc):
+        if isinstance(value, NotRecorded):
+            dropped[name] = value.type_name
+            continue
         try:
             kept[name] = encode(value)
         except Exception:  # EncodeError, or whatever the value's own attributes raise
@@ -313,6 +317,9 @@ def _own_class(recorded: Recorded, classes: Classes) -> BaseException | None:
         # Its class may be gone, or it may be read-only now.
         with contextlib.suppress(Exception):
             object.__setattr__(exc, name, read(item))
+    for name, was in recorded.dropped.items():
+        with contextlib.suppress(Exception):
+            object.__setattr__(exc, name, NotRecorded(f"{cls.__name__}.{name}", was))
     if _text(exc, "") == recorded.message:
         return exc
     return _told(exc, recorded.message)
