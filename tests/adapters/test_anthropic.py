@@ -715,7 +715,6 @@ def test_an_error_inside_a_success_is_an_error() -> None:
         answer("x"),
         answer({"type": "text"}),
         answer({"type": "text", "text": 7}),
-        answer({"type": "tool_use", "id": "x", "input": {}}),
         answer({"text": "x"}),
     ],
 )
@@ -859,7 +858,6 @@ def test_a_bare_error_instead_of_a_stream_is_found() -> None:
         events({"type": "message_stop"}),
         events(delta({"type": "text_delta", "text": "x"})),
         events({"type": "message_start", "message": []}),
-        events(*pieces(answer())[:1] * 2),
         events(pieces(answer())[0], {"type": "content_block_start", "index": "x", "content_block": text("")}),
         events(
             pieces(answer())[0],
@@ -951,3 +949,14 @@ def test_where_a_stream_is_cut_makes_no_difference(parts: list[bytes]) -> None:
     found = [delta for part in parts for delta in parser.feed(part)]
     assert found == deltas
     assert parser.finish() == reply
+
+
+def test_a_second_start_in_a_stream_is_a_broken_stream() -> None:
+    start = {"type": "message_start", "message": answer({"type": "text", "text": "whole"})}
+    with pytest.raises(ModelConnectionError, match="began anew"):
+        stream(events(start, start, {"type": "message_stop"}))
+
+
+def test_the_model_that_a_fallback_went_to_has_answered() -> None:
+    hop = {"type": "fallback", "from": {"model": "claude-a"}, "to": {"model": "claude-b"}}
+    assert parse(answer(hop, {"type": "text", "text": "hi"})).model == "claude-b"

@@ -566,7 +566,6 @@ def test_a_refused_key_is_a_credential_error() -> None:
         answer({"id": "x"}),
         answer({"type": "message", "content": "x"}),
         answer({"type": "message", "content": [{"type": "output_text", "text": 7}]}),
-        answer({"type": "function_call", "arguments": "{}"}),
     ],
 )
 def test_a_body_of_another_form_is_malformed(body: object) -> None:

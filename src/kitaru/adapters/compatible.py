@@ -89,6 +89,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="groq",
+            thinks_in_text=True,
             title="Groq",
             capabilities=Capabilities(speakers=True, features=_CHAT, schema_dialect="closed", most_stops=4),
             base_url="https://api.groq.com/openai/v1",  # groq SDK `_client.py`, `resources/chat/completions.py`
@@ -149,6 +150,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="together",
+            thinks_in_text=True,
             title="Together AI",
             capabilities=Capabilities(speakers=True, features=_CHAT),
             # together SDK `resources/chat/completions.py`: chat has a host of its own; `_client.py` names the other.
@@ -173,6 +175,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="perplexity",
+            thinks_in_text=True,
             title="Perplexity",
             capabilities=Capabilities(
                 features=_CHAT - {"seed", "json_mode"} | {"documents", "document_urls"},
@@ -228,6 +231,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="openrouter",
+            thinks_in_text=True,
             title="OpenRouter",
             # What stands behind it decides; it leaves out what a model lacks.
             capabilities=Capabilities(
@@ -286,6 +290,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="fireworks",
+            thinks_in_text=True,
             title="Fireworks AI",
             capabilities=Capabilities(speakers=True, features=_CHAT),
             base_url="https://api.fireworks.ai/inference/v1",
@@ -300,6 +305,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="cerebras",
+            thinks_in_text=True,
             title="Cerebras",
             capabilities=Capabilities(speakers=True, features=_PLAIN | {"json_schema"}, schema_dialect="closed"),
             base_url="https://api.cerebras.ai/v1",
@@ -337,6 +343,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="nvidia",
+            thinks_in_text=True,
             title="NVIDIA NIM",
             capabilities=Capabilities(features=_PLAIN | {"images", "image_urls"}),
             base_url="https://integrate.api.nvidia.com/v1",
@@ -352,6 +359,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="huggingface",
+            thinks_in_text=True,
             title="Hugging Face Inference Providers",
             capabilities=Capabilities(speakers=True, features=_CHAT),
             base_url="https://router.huggingface.co/v1",
@@ -366,6 +374,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="lmstudio",
+            thinks_in_text=True,
             title="LM Studio",
             # "'response_format.type' must be 'json_schema' or 'text'": its tracker; named tools are not known either.
             capabilities=Capabilities(
@@ -382,6 +391,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="vllm",
+            thinks_in_text=True,
             title="vLLM",
             capabilities=Capabilities(speakers=True, features=_CHAT),
             base_url="http://localhost:8000/v1",
@@ -395,6 +405,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="openai-compatible",
+            thinks_in_text=True,
             title="Any server with OpenAI's chat completions",
             # Closed schemas are followed by every server, open ones are refused by some that stand behind gateways.
             capabilities=Capabilities(

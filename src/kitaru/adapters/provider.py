@@ -102,6 +102,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
         model_prefixes: How its models' names start, to suggest a full name for a bare one.
         stream_over: A plain call that may produce more tokens than this streams underneath, so that no connection
             idles for minutes; None never does.
+        thinks_in_text: Whether models that it serves write their thinking into the text (`<think>`, channels).
         free: Its calls cost nothing.
         price_id: Its name in the price table; empty where it is `name`.
         docs: Where its API is described.
@@ -127,6 +128,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     quota_phrases: tuple[str, ...] = ()
     model_prefixes: tuple[str, ...] = ()
     stream_over: int | None = None
+    thinks_in_text: bool = False
     free: bool = False
     price_id: str = ""
     docs: str = ""

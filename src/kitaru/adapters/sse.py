@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from kitaru.adapters.mending import HEARTBEATS, EventMender
+
 _LONGEST_LINE: Final = 64 * 1024 * 1024
 
 
@@ -60,12 +62,14 @@ class Lines:
 
 
 class ServerEvents:
-    """Cuts bytes into server-sent events. Comments, ids and retry hints are dropped; lines of no field are kept."""
+    """Cuts bytes into server-sent events. Comments, ids, retry hints and heartbeats are dropped; lines of no field are
+    kept."""
 
     def __init__(self) -> None:
         self._lines = Lines()
         self._event = ""
         self._data: list[bytes] = []
+        self._mender = EventMender()
         self.stray: list[bytes] = []
         """Lines that are no field: some APIs write an error into the stream as bare JSON."""
 
@@ -91,8 +95,9 @@ class ServerEvents:
 
     def _line(self, line: bytes, found: list[ServerEvent]) -> None:
         if not line:
-            if self._data:
-                found.append(ServerEvent(self._event, b"\n".join(self._data)))
+            data = b"\n".join(self._data)
+            if data.strip() not in HEARTBEATS:
+                found.append(ServerEvent(self._event, self._mender.readable(data)))
             self._event, self._data = "", []
             return
         name, colon, value = line.removeprefix(b"\xef\xbb\xbf").partition(b":")

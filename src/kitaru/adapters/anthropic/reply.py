@@ -82,8 +82,6 @@ def _complete(block: Object) -> bool:
     match block.get("type"):
         case "text":
             return isinstance(block.get("text"), str)
-        case "tool_use":
-            return isinstance(block.get("name"), str)
         case kind:
             return isinstance(kind, str)
 
@@ -97,6 +95,9 @@ def _reply(
         ToolCall(id_of(call, at, use, payload.get("id")), text_in(use.get("name")), json_text(use.get("input") or {}))
         for at, use in enumerate(uses)
     ]
+    # `types/beta/beta_fallback_block.py`: the provider let another model go on.
+    hops = [object_at(block, "to") for block in content if block.get("type") == "fallback"]
+    answered_by = hops[-1].get("model") if hops else None
     said = payload.get("stop_reason")
     finish = _FINISH.get(text_in(said), "other")
     if finish == "stop" and calls:
@@ -111,7 +112,7 @@ def _reply(
         message=assistant(text, calls, provider=row.name, model=call.model, own=_own(body, content)),
         finish=finish,
         usage=usage,
-        model=clean(text_in(payload.get("model")), 200),
+        model=clean(text_in(answered_by or payload.get("model")), 200),
         request_id=named_in(row, headers),
         raw=body,
         refusal=explanation or None,

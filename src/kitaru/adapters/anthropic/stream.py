@@ -123,7 +123,9 @@ class AnthropicStream:
 
     def _start(self, payload: Object, data: bytes) -> None:
         message = payload.get("message")
-        if not is_object(message) or not message or self._message:
+        if self._message:
+            raise cut_short(self._row, self._headers, "a message_stop event, and began anew")
+        if not is_object(message) or not message:
             raise self._events.malformed(data, "its message_start does not start a message")
         self._message = {**message, "stop_reason": None}
         self._add_usage(message.get("usage"), data)

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 from kitaru.adapters.adapter import Adapter
 from kitaru.adapters.call import ModelCall
 from kitaru.adapters.masking import DeltaMasker, Masker, Pieces, mask_error, mask_reply
+from kitaru.adapters.mending import readable, usable
 from kitaru.adapters.reply import Delta, Reply
 from kitaru.errors import ModelError
 
@@ -119,13 +120,13 @@ class Whole:
         """
         good = 200 <= self._status < 300
         echoes = self._masker.answer_bytes if good else self._masker.error_bytes
-        body = echoes.mask(b"".join(self._pieces))
+        body = readable(echoes.mask(b"".join(self._pieces)))
         try:
             reply = self._adapter.parse_response(self._call, self._status, self._headers, body)
         except ModelError as failed:
             error = mask_error(failed, self._masker)
         else:
-            return mask_reply(reply, self._masker)
+            return mask_reply(usable(reply, thinks_in_text=self._adapter.row.thinks_in_text), self._masker)
         # Raised outside the handler, so that it has no context.
         raise error
 
@@ -143,6 +144,7 @@ class Streamed:
         listener: Listener,
     ) -> None:
         self._parser = adapter.parse_stream(call, status, headers)
+        self._thinks_in_text = adapter.row.thinks_in_text
         self._masker = masker
         self._bytes = Pieces(masker.answer_bytes, b"") if masker.answer_bytes else None
         self._texts = DeltaMasker(masker.answer_texts)
@@ -171,7 +173,7 @@ class Streamed:
         else:
             for delta in self._texts.finish():
                 self._listener.tell(delta)
-            return mask_reply(reply, self._masker)
+            return mask_reply(usable(reply, thinks_in_text=self._thinks_in_text), self._masker)
         raise error
 
     def _read(self, data: bytes) -> None:

@@ -80,6 +80,7 @@ def _base_url(environ: Mapping[str, str]) -> str | None:
 
 ROW: Final = Provider(
     name="ollama",
+    thinks_in_text=True,
     title="Ollama",
     # What a model has depends on its template; the server says 400 where it lacks tools or thinking.
     capabilities=Capabilities(features=_FEATURES, tool_choices=frozenset()),

@@ -10,6 +10,7 @@ from kitaru.adapters.call import ModelCall
 from kitaru.adapters.call_ids import made_id
 from kitaru.adapters.failures import cut_short, decode, failure, failure_within, malformed, not_json, request_id
 from kitaru.adapters.fields import Object, count, is_object, json_text, object_at, objects_in, text_in
+from kitaru.adapters.mending import HEARTBEATS, EventMender
 from kitaru.adapters.message import ToolCall, assistant
 from kitaru.adapters.notes import notes
 from kitaru.adapters.provider import Provider
@@ -129,6 +130,7 @@ class OllamaStream:
     def __init__(self, row: Provider, call: ModelCall, status: int, headers: Mapping[str, str]) -> None:
         self._row, self._call, self._status, self._headers = row, call, status, headers
         self._lines = Lines()
+        self._mender = EventMender()
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._calls: list[Object] = []
@@ -174,10 +176,10 @@ class OllamaStream:
         return read(self._row, self._call, self._status, self._headers, body)
 
     def _line(self, line: bytes) -> list[Delta]:
-        if not line.strip() or self._last is not None:
+        if line.strip() in HEARTBEATS or self._last is not None:
             return []
         try:
-            payload = decode(line)
+            payload = decode(self._mender.readable(line))
         except ValueError as error:
             raise malformed(self._row, self._status, self._headers, line, not_json(str(error))) from None
         if not is_object(payload):

@@ -84,6 +84,8 @@ def read_reply(
     if not is_object(choice):
         raise malformed(row, status, headers, body, "the body holds no choice")
     message = choice.get("message")
+    if message is None and choice.get("finish_reason") == "content_filter":
+        message = {}  # azure
     if not is_object(message):
         raise malformed(row, status, headers, body, "its choice holds no message")
     text = _text(message.get("content"))

@@ -241,7 +241,7 @@ class ChatStream:
         stated = "" if stated == "null" else stated
         at = self._places.get(place)
         # Mistral and some gateways stream whole calls, all at index 0.
-        if at is None or (name and stated not in ("", self._calls[at].id)):
+        if at is None or (name and self._begins(self._calls[at], stated, function)):
             at = self._places[place] = len(self._calls)
             known = stated or made_id(text_in(self._top.get("id")), at, self._dialect)
             self._calls.append(_Call(known, name))
@@ -256,6 +256,21 @@ class ChatStream:
         call.arguments.append(text)
         if text or first.id or first.name:
             found.append(msgspec.structs.replace(first, text=text))
+
+    @staticmethod
+    def _begins(last: _Call, stated: str, function: Object) -> bool:
+        """Whether a piece begins another call at a place: its id is another one; or it has none, the call before it is
+        whole, and it has arguments itself."""
+        if stated:
+            return stated != last.id
+        before = "".join(last.arguments)
+        if not before or function.get("arguments") in (None, ""):
+            return False
+        try:
+            msgspec.json.decode(before)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            return False
+        return True
 
     def _body(self) -> dict[str, object]:
         content: object = _joined(self._chunks)

@@ -84,8 +84,6 @@ def _complete(item: Object) -> bool:
                 return False
             texts = [part.get("text") for part in parts_of(item, "output_text")]
             return all(isinstance(text, str) for text in texts)
-        case "function_call":
-            return isinstance(item.get("name"), str)
         case kind:
             return isinstance(kind, str)
 

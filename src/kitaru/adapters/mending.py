@@ -1,0 +1,124 @@
+"""What servers get wrong in good answers, put right before anybody reads them: JSON that no reader takes, calls of no
+tool, thinking written into the text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Final
+
+import msgspec
+
+from kitaru.adapters.message import assistant
+from kitaru.adapters.reply import Reply
+
+_SUSPECT: Final = (b"\\ud", b"\\uD", b"NaN", b"Infinity")
+"""What JSON that Python writes and strict readers refuse has in it."""
+
+_HIGH_AT_END: Final = re.compile(rb'((?<!\\)(?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2})(?=")')
+_LOW_AT_START: Final = re.compile(rb'(?<=")(?=\\u[dD][c-fC-F][0-9a-fA-F]{2})')
+
+
+def readable(body: bytes) -> bytes:
+    """Return a body as strict JSON: half a surrogate pair becomes U+FFFD; NaN and infinities become null.
+
+    Args:
+        body: JSON from outside. One that is strict, or no JSON at all, comes back as it is.
+    """
+    if not any(mark in body for mark in _SUSPECT):
+        return body
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        pass
+    else:
+        return body
+    try:
+        value = json.loads(body.removeprefix(b"\xef\xbb\xbf"), parse_constant=lambda _: None, parse_float=_finite)
+        text = json.dumps(value, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return body
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+class EventMender:
+    """Makes the events of one stream readable. A surrogate pair that two events share becomes one character."""
+
+    def __init__(self) -> None:
+        self._half = b""
+
+    def readable(self, data: bytes) -> bytes:
+        """Return an event's data as `readable` does."""
+        if not any(mark in data for mark in _SUSPECT):
+            return data
+        if self._half:
+            data, joined = _LOW_AT_START.subn(self._half.replace(b"\\", b"\\\\"), data, count=1)
+            if joined:
+                self._half = b""
+        found = _HIGH_AT_END.search(data)
+        if found is not None:
+            self._half = found[2]
+            data = data[: found.start(2)] + data[found.end(2) :]
+        return readable(data)
+
+
+HEARTBEATS: Final = frozenset({b"", b"null", b'""', b"ping", b"keep-alive", b"keepalive", b"heartbeat"})
+"""Data of events that say nothing: some servers send them while an answer is under way."""
+
+
+def usable(reply: Reply, *, thinks_in_text: bool) -> Reply:
+    """Return a reply without calls of no tool, and with its thinking apart from its text.
+
+    Args:
+        reply: As the provider's adapter read it.
+        thinks_in_text: Whether its provider serves models that write their thinking into the text.
+    """
+    text, reasoning = (reply.text, "") if not thinks_in_text else _apart(reply.text)
+    calls = tuple(call for call in reply.tool_calls if call.name)
+    if text == reply.text and len(calls) == len(reply.tool_calls):
+        return reply
+    opaque = reply.message.opaque
+    warnings, finish = reply.warnings, reply.finish
+    if len(calls) < len(reply.tool_calls):
+        # A turn that holds such a call cannot go back as it came.
+        opaque = None
+        warnings = (*warnings, "a tool call that names no tool was left out")
+        finish = "stop" if finish == "tool_calls" and not calls else finish
+    made = (
+        assistant(text, calls)
+        if opaque is None
+        else assistant(text, calls, provider=opaque.provider, model=opaque.model, own=opaque.data)
+    )
+    return msgspec.structs.replace(
+        reply, text=text, message=made, finish=finish, warnings=warnings, reasoning=reply.reasoning + reasoning
+    )
+
+
+_THOUGHT: Final = re.compile(r"\s*<(think|thinking)>(.*?)(?:</\1>\s*|\Z)", re.DOTALL)
+# The opening tag is part of the prompt of some templates. A line break, or JSON behind it, tells it from a mention.
+_THOUGHT_END: Final = re.compile(r"(?:\n\s*</think(?:ing)?>\s*|</think(?:ing)?>\s*(?:\n\s*|(?=[{\[])|\Z))")
+_CHANNEL: Final = re.compile(
+    r"(?:<\|start\|>\w*)?<\|channel\|>(\w+)[^<]*<\|message\|>(.*?)(?:<\|end\|>|<\|return\|>|<\|call\|>|\Z)", re.DOTALL
+)
+
+
+def _apart(text: str) -> tuple[str, str]:
+    """The text of an answer, and the thinking that was written before it."""
+    if "<" not in text:
+        return text, ""
+    if text.lstrip().startswith(("<|channel|>", "<|start|>")):
+        parts = _CHANNEL.findall(text)
+        if parts:
+            final = "".join(said for channel, said in parts if channel == "final")
+            return final, "".join(said for channel, said in parts if channel != "final")
+    if (thought := _THOUGHT.match(text)) is not None:
+        return text[thought.end() :], thought[2].strip()
+    if "<think" not in text and (end := _THOUGHT_END.search(text)) is not None:
+        return text[end.end() :], text[: end.start()].strip()
+    return text, ""
