@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 from kitaru.errors import UsageError
 from kitaru.runtime.arguments import count_of
 from kitaru.runtime.call import Call
-from kitaru.runtime.keys import here, scope
+from kitaru.runtime.keys import here, named_after, scope
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -67,7 +67,7 @@ async def map(function: Callable[[A], Awaitable[T]], items: Iterable[A], *, limi
             tasks = [asyncio.ensure_future(call) for call in calls]
         else:
             places = asyncio.Semaphore(limit)
-            tasks = [asyncio.ensure_future(_limited(places, call)) for call in calls]
+            tasks = [asyncio.ensure_future(named_after(call, _limited(places, call))) for call in calls]
     return await _together(tasks)
 
 

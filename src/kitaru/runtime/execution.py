@@ -23,7 +23,7 @@ from kitaru.runtime.call import MISSING, Call
 from kitaru.runtime.flight import Flight
 from kitaru.runtime.foreign import live_runs
 from kitaru.runtime.history import History
-from kitaru.runtime.keys import Place, here
+from kitaru.runtime.keys import OWN_NAMES, Place, here
 from kitaru.runtime.log import log
 from kitaru.runtime.replay import EXECUTE, REUSE, Asked, Decision, Record, Verdict, decide, moved, resumed
 from kitaru.runtime.secrets.bound import bound
@@ -73,6 +73,7 @@ class Execution:
         self.history = history
         self.records = history.records
         self.salt = crc32(history.root.encode())
+        self.keys = history.started.keys if history.started is not None else OWN_NAMES
         """Tells the tasks of this run and its replays from those of others; see `RunTask`."""
         self.rules = history.rules
         self.turns = Turns(host.loop, self, grace=host.replay_grace)

@@ -15,6 +15,7 @@ from kitaru.runtime import loader
 from kitaru.runtime.arguments import flag_of, names_of
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.history import PYTHON, History, kitaru_version
+from kitaru.runtime.keys import OWN_NAMES
 from kitaru.runtime.models import current_registry
 from kitaru.runtime.overriding import told
 from kitaru.runtime.replay import Record, Rules
@@ -199,7 +200,7 @@ def opening(
         v=1, at=now, flow=flow, inputs=inputs, fingerprint=fingerprint, kitaru=kitaru_version(), python=PYTHON,
         parent=parent,
         origin=Origin(source.run, events[-1].seq if events else 0, msgspec.msgpack.encode(rules), source.root),
-        registry=snapshot, image=image,
+        registry=snapshot, image=image, keys=source.started.keys if source.started is not None else OWN_NAMES,
     )  # fmt: skip
     first: list[AnyEvent] = [started]
     first += [CodeSeen(1, now, digest, blob) for digest, blob in source.codes.items()]

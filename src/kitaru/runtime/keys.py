@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from zlib import crc32
 
 from kitaru.errors import UsageError
@@ -21,6 +21,8 @@ from kitaru.runtime.raised import Contained
 
 if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
+
+T = TypeVar("T")
 
 TaskFactory = Callable[..., "asyncio.Future[Any]"]
 
@@ -216,8 +218,8 @@ def _place_of(coro: object, parent: Place) -> Place:
     given = _given_to_as_completed()
     for one in given:
         if isinstance(one, Coroutine) and not getattr(one, "keyed", False) and id(one) not in parent.reserved:
-            parent.reserved[id(one)] = parent.child("~" + _qualname(one))
-    return parent.reserved.pop(id(coro), None) or parent.child("~" + _qualname(coro))
+            parent.reserved[id(one)] = parent.child(_task_name(one, parent))
+    return parent.reserved.pop(id(coro), None) or parent.child(_task_name(coro, parent))
 
 
 def _given_to_as_completed() -> Sequence[object]:
@@ -253,9 +255,28 @@ def _is_eager(factory: TaskFactory | None) -> bool:
     )
 
 
+def named_after(work: object, wrapper: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """A coroutine of ours whose task is to have the key that a task of `work` itself would have."""
+    place = here.get()
+    if place is None or place.execution.keys >= OWN_NAMES:
+        name = _qualname(work) if isinstance(work, Coroutine) else "_wrap_awaitable"
+        wrapper.__qualname__ = name  # type: ignore[attr-defined]  # a coroutine of a function has one
+    return wrapper
+
+
+def _task_name(coro: object, parent: Place) -> str:
+    name = _qualname(coro)
+    if parent.execution.keys >= OWN_NAMES:
+        # Not of the functions around it: it may be moved out of them.
+        name = name.rpartition("<locals>.")[2].strip("<>")
+    return "~" + name.translate(_PLAIN)
+
+
 def _qualname(coro: object) -> str:
     name: str = getattr(coro, "__qualname__", None) or type(coro).__qualname__
-    return name.translate(_PLAIN)
+    return name
 
 
+OWN_NAMES: Final = 1
+"""The value of `RunStarted.keys` since tasks are named by their functions' own names."""
 _PLAIN = str.maketrans(dict.fromkeys("/[]>~", "_"))

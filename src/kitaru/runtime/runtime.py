@@ -35,7 +35,7 @@ from kitaru.runtime.handle import RunHandle, ended, left
 from kitaru.runtime.health import Health, Problems
 from kitaru.runtime.history import PYTHON, History, kitaru_version
 from kitaru.runtime.host import Host, drained, submit
-from kitaru.runtime.keys import here
+from kitaru.runtime.keys import OWN_NAMES, here
 from kitaru.runtime.models import current_registry
 from kitaru.runtime.recovery import Recovery, secrets_or_park
 from kitaru.runtime.secrets import private as privates
@@ -333,6 +333,7 @@ class Runtime:
         started = RunStarted(
             v=1, at=time.time(), flow=work.ref, inputs=blob, fingerprint=fingerprint, kitaru=kitaru_version(),
             python=PYTHON, parent=parent, registry=registry, image=secrets.recorded_image(work.image),
+            keys=OWN_NAMES,
         )  # fmt: skip
         append = Append(run, 0, [started], host.sink, artifacts={**artifacts, **more}, new=True)
         if secrets.kept:

@@ -152,6 +152,8 @@ class RunStarted(Event, frozen=True, array_like=True, tag=1):
     origin: Origin | None = None
     registry: Blob = b""
     image: bytes = b""
+    keys: int = 0
+    """How keys name tasks. 0: by qualified names, those of a limited map all alike; 1: by the functions' own names."""
 
 
 class Boundary(Event, frozen=True, array_like=True):

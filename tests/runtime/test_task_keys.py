@@ -1,0 +1,109 @@
+"""The keys of boundaries in tasks: named by the user's functions, whatever combinator makes the tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kitaru
+from kitaru import Flow, Runtime, checkpoint, flow
+from kitaru.store.events import StepCompleted
+from tests.runtime.runs import keys_of, resumed, stopped
+
+RAN: list[int] = []
+
+
+@checkpoint
+async def step(number: int) -> int:
+    RAN.append(number)
+    return number * 2
+
+
+def mapping(limit: int | None, reached: asyncio.Event | None) -> Flow[..., Any]:
+    """A flow that maps a local function, and whose first process does not get beyond that."""
+
+    @checkpoint
+    async def last() -> None:
+        if reached is not None:
+            reached.set()
+            await asyncio.Event().wait()
+
+    @flow
+    async def mapped() -> list[int]:
+        async def one(number: int) -> int:
+            return await step(number)
+
+        found = await kitaru.map(one, range(3), limit=limit)
+        await last()
+        return found
+
+    return mapped
+
+
+@pytest.mark.parametrize(("limit", "later"), [(None, 2), (2, None), (1, 3)])
+async def test_another_limit_of_a_map_changes_no_key(tmp_path: Path, limit: int | None, later: int | None) -> None:
+    url = f"sqlite:///{tmp_path}/runs.db"
+    RAN.clear()
+    reached = asyncio.Event()
+    await stopped(url, mapping(limit, reached), "tides", reached)
+    assert await resumed(url, mapping(later, None), "tides") == [0, 2, 4]
+    assert RAN == [0, 1, 2]
+
+
+async def test_a_local_function_names_its_task_without_the_functions_around_it(runtime: Runtime) -> None:
+    @flow
+    async def around() -> int:
+        async def inner() -> int:
+            return await step(1)
+
+        return await asyncio.create_task(inner())
+
+    handle = await runtime.start(around)
+    assert await handle.result() == 2
+    assert await keys_of(runtime, handle.id, StepCompleted) == ["~inner/step"]
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+async def test_a_mapped_object_that_is_no_coroutine_has_the_same_keys_with_a_limit(
+    runtime: Runtime, limit: int | None
+) -> None:
+    class Later:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def __await__(self) -> Generator[Any, Any, int]:
+            return step(self.number).__await__()
+
+    @flow
+    async def mapped() -> list[int]:
+        return await kitaru.map(Later, range(2), limit=limit)
+
+    handle = await runtime.start(mapped)
+    assert await handle.result() == [0, 2]
+    keys = await keys_of(runtime, handle.id, StepCompleted)
+    assert sorted(keys) == ["map/~_wrap_awaitable/step", "map/~_wrap_awaitable[1]/step"]
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+async def test_a_log_with_keys_of_an_earlier_version_is_resumed_and_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
+) -> None:
+    url = f"sqlite:///{tmp_path}/runs.db"
+    RAN.clear()
+    reached = asyncio.Event()
+    make: Callable[[asyncio.Event | None], Flow[..., Any]] = lambda event: mapping(limit, event)  # noqa: E731
+    with monkeypatch.context() as patch:
+        # The one thing that tells such a log: its first event does not say otherwise.
+        patch.setattr("kitaru.runtime.runtime.OWN_NAMES", 0)
+        await stopped(url, make(reached), "tides", reached)
+    async with Runtime(url, recover=False) as runtime:
+        keys = await keys_of(runtime, "tides", StepCompleted)
+        assert all(("_limited" if limit else "mapping.<locals_.mapped.<locals_.one") in key for key in keys)
+        assert await (await runtime.resume("tides", make(None))).result() == [0, 2, 4]
+        fork = await runtime.replay("tides", flow=make(None))
+        assert await fork.handle.result() == [0, 2, 4]
+        assert RAN == [0, 1, 2]
