@@ -345,10 +345,13 @@ async def test_loopback_is_called_direct_whatever_the_proxy_variables_say(
         assert (await transport.send(CALL, at(server), OPENAI)).reply.text == "hello"
 
 
+@pytest.mark.parametrize(
+    "proxy", ["gopher://{}@p.example", "http://{}@127.0.0.1:99999", "http://{}@a..b:80", "http://"]
+)
 async def test_unusable_proxy_settings_are_a_usage_error_without_the_password(
-    transport: Transport, monkeypatch: pytest.MonkeyPatch
+    transport: Transport, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", f"gopher://user:{CANARY}@proxy.example")
+    monkeypatch.setenv("HTTPS_PROXY", proxy.format(f"user:{CANARY}"))
     with pytest.raises(UsageError, match="proxy") as caught:
         await transport.send(CALL, Endpoint(base_url="https://h.example", api_key=SecretStr(CANARY)), OPENAI)
     assert CANARY not in "".join(traceback.format_exception(caught.value))

@@ -49,6 +49,29 @@ def test_a_store_that_does_not_exist_has_no_runs(kitaru: Kitaru, folder: Path) -
     assert kitaru("runs", "--json").json == {"runs": [], "cursor": None}
 
 
+DEEP = "[" * 20_000 + "]" * 20_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["run", "flows.py:nothing", "--input", f"text={DEEP}"],
+        ["run", "flows.py:nothing", "--input-json", '{"text": ' + DEEP + "}"],
+        ["run", "flows.py:nothing", "--input-json", "@/dev/zero"],
+        ["replay", "mine", "--override", f"end={DEEP}"],
+        ["runs", "--flow", "\udcff"],
+        ["runs", "--limit", "9" * 30],
+        ["verify", "--heads", "/dev/zero"],
+    ],
+)
+def test_an_input_without_bounds_is_wrong_usage(kitaru: Kitaru, line: list[str]) -> None:
+    kitaru("run", "flows.py:cry", "-i", "text=ahoy", "--run-id", "mine")
+    done = kitaru(*line)
+    assert done.code == 2
+    assert "Error:" not in done.err
+    assert "KITARU_DEBUG" not in done.err
+
+
 def test_verify_of_a_sound_log_says_so(kitaru: Kitaru) -> None:
     kitaru("run", "flows.py:cry", "-i", "text=ahoy")
     done = kitaru("verify")

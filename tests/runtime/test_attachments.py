@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,8 @@ def test_a_part_is_a_part_already() -> None:
     [
         ("missing.png", "'missing.png' does not exist"),
         (Path(), "is a folder"),
+        (os.devnull, "is not a regular file"),
+        ("/dev/zero", "is not a regular file"),
         ("\0", "cannot be read"),
         (b"", "the attachment is empty"),
         (b"plain text", "is of an unknown type"),
@@ -93,6 +96,12 @@ def test_a_part_is_a_part_already() -> None:
 def test_what_cannot_be_attached_is_refused_and_named(attachment: object, said: str) -> None:
     with pytest.raises(UsageError, match=said.replace("(", r"\(")):
         part_of(attachment)
+
+
+def test_a_pipe_is_refused_without_waiting_for_its_other_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UsageError, match="is not a regular file"):
+        part_of(tmp_path / "pipe.png")
 
 
 def test_a_file_of_an_unknown_type_is_refused_by_name(tmp_path: Path) -> None:

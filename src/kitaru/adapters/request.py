@@ -195,7 +195,7 @@ def post(
     callers = {name.lower(): value for name, value in endpoint.headers.items()}
     try:
         parsed, host = _parsed(url)
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, UnicodeError):
         raise _bad_address(row) from None
     # With these two and a stream, httpx has nothing left to work out, which takes it six times as long.
     sizes = {"host": host, "content-length": str(len(body))}
@@ -211,6 +211,8 @@ def _parsed(url: str) -> tuple[httpx.URL, str]:
     import httpx
 
     parsed = httpx.URL(url)
+    # Decodes an international name, which fails where it is none.
+    assert parsed.host
     return parsed, parsed.netloc.decode("ascii")
 
 

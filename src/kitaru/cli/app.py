@@ -19,7 +19,7 @@ from kitaru.cli import costs, model_tools, models, secrets, upkeep
 from kitaru.cli.failures import FAILED, INTERRUPTED, OK, USAGE, RunFailedError, exit_code_of
 from kitaru.cli.groups import APP
 from kitaru.cli.output import Output, drop_stdout
-from kitaru.errors import KitaruError
+from kitaru.errors import KitaruError, UsageError
 
 COMMANDS: Final = (runs, replay, costs, models, model_tools, secrets, upkeep)
 """The rooms whose import declares the commands."""
@@ -85,12 +85,33 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get("KITARU_DEBUG") == "1":
             raise
+        known = _known(error)
+        if known is not None:
+            _report(out, known)
+            return exit_code_of(known)
         out.error(
             "unexpected",
             f"{type(error).__name__}: {error}",
             "Set KITARU_DEBUG=1 and run it again to see the traceback.",
         )
         return FAILED
+
+
+def _known(error: BaseException) -> KitaruError | None:
+    """What an error of Python's own means for a user; None where only its traceback can tell."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, KitaruError):
+        return error
+    if isinstance(error, MemoryError):
+        return UsageError("the memory is exhausted", hint="A value, an attachment or the store is too large for it.")
+    if isinstance(error, RecursionError):
+        return UsageError("a value is nested too deep")
+    if isinstance(error, UnicodeError):
+        return UsageError("a value holds bytes or characters that are not UTF-8", hint="Look at the arguments.")
+    if isinstance(error, OverflowError):
+        return UsageError("a number is too large")
+    return None
 
 
 @functools.cache

@@ -83,6 +83,8 @@ def typed_text(work: FlowWork, name: str, text: str) -> object:
         value = json.loads(text)
     except ValueError:
         return typed(work, name, text)
+    except RecursionError:
+        raise _too_deep(f"--input {name}") from None
     try:
         return typed(work, name, value)
     except UsageError as error:
@@ -122,22 +124,32 @@ def _as_json(work: FlowWork, name: str, text: str) -> object:
 
 
 def _object(document: str) -> dict[str, object]:
+    from kitaru.runtime.views.transcript import read_text
+
     source = "--input-json"
     try:
         if document == "-":
             document, source = sys.stdin.read(), "stdin"
         elif document.startswith("@"):
             source = document[1:]
-            document = Path(source).read_text(encoding="utf-8")
+            document = read_text(Path(source))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{source} cannot be read: {error}") from None
     try:
         value = json.loads(document)
     except ValueError as error:
         raise UsageError(f"{source} is not JSON: {error}") from None
+    except RecursionError:
+        raise _too_deep(source) from None
     if not isinstance(value, dict):
         raise UsageError(f"{source} is not a JSON object", hint='Write {"parameter": value, ...}.')
     return value
+
+
+def _too_deep(source: str) -> UsageError:
+    return UsageError(
+        f"{source} is nested too deep", hint="A value may have a few hundred levels of lists and objects."
+    )
 
 
 def signature(work: FlowWork) -> str:

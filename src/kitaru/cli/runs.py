@@ -228,7 +228,7 @@ def runs(
     since: Annotated[
         str | None, typer.Option("--since", metavar="PERIOD", help="Only runs started within: 90s, 2h, 7d.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The most runs to list.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="The most runs to list.")] = 20,
     cursor: Annotated[str | None, typer.Option("--cursor", metavar="RUN", help="List the runs after this one.")] = None,
 ) -> int:
     """List runs."""

@@ -85,8 +85,10 @@ def verify(
 
 
 def _read(path: Path) -> str:
+    from kitaru.runtime.views.transcript import read_text
+
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
 

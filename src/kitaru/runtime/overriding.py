@@ -39,7 +39,7 @@ async def told(runtime: Runtime, record: Record, text: str) -> bytes:
     try:
         values = [json.loads(text), text]
         problem = UsageError("")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         values = [text]
         problem = UsageError(f"it is not JSON: {error}", hint="A text needs quotes: '\"text\"'.")
     if wanted == [object] and not isinstance(before, str):

@@ -1,8 +1,9 @@
-"""Folders and files that only their user can enter and read, whatever the process's umask."""
+"""Folders and files that only their user can enter and read, whatever the umask; and files read up to a limit."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -55,6 +56,35 @@ def open_file(path: str | Path, flags: int = os.O_RDWR) -> int:
         if stat.S_IMODE(os.fstat(fd).st_mode) != FILE:
             os.fchmod(fd, FILE)
         return fd
+
+
+def read_file(path: Path, most: int, *, pipes: bool = False) -> bytes:
+    """Read a regular file that is not too large, without waiting for the other end of a pipe or device.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+        pipes: Read other files too, such as a shell's `<(command)`.
+
+    Raises:
+        FileTooLargeError: It has more.
+        OSError: It is not there, cannot be read, or is no regular file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if pipes else os.O_NONBLOCK | os.O_NOCTTY))
+    with os.fdopen(fd, "rb") as file:
+        kind = os.fstat(fd).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+        if not pipes and not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        data = file.read(most + 1) if os.fstat(fd).st_size <= most else None
+    if data is None or len(data) > most:
+        raise FileTooLargeError(errno.EFBIG, f"it has more than {most >> 20} MB", str(path))
+    return data
+
+
+class FileTooLargeError(OSError):
+    """A file has more bytes than may be read."""
 
 
 def write_file(path: Path, text: str) -> None:

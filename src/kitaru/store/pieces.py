@@ -22,7 +22,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from kitaru.store.pressed import content_of, pressed
+from kitaru.store.pressed import LARGEST, content_of, pressed
 
 JOINED: Final = 2
 """The layout of a content in pieces, beside 0 (as it is) and 1 (deflated)."""
@@ -194,7 +194,7 @@ class Pieces:
             content: The content, `SMALLEST` bytes or more, and no node.
         """
         ends = cuts(content, self._recent)
-        if len(ends) < 2:
+        if len(ends) < 2 or len(content) > LARGEST:
             return Layout(*pressed(content))
         parts = [content[start:end] for start, end in pairwise(ends)]
         digests = [blake2b(part, digest_size=16).digest() for part in parts]
@@ -240,6 +240,8 @@ def ids_in(data: bytes) -> list[int]:
     ids: list[int] = []
     last = value = shift = 0
     for byte in data[4 : 4 + int.from_bytes(data[:4], "big")]:
+        if shift > _WIDEST:
+            break
         value |= (byte & 127) << shift
         shift += 7
         if byte < 128:
@@ -248,6 +250,9 @@ def ids_in(data: bytes) -> list[int]:
             value = shift = 0
     return ids
 
+
+_WIDEST: Final = 63
+"""Bits of an id, at most."""
 
 WANTED: Final = "SELECT id, data, compressed FROM pieces WHERE id IN (SELECT value FROM json_each(?))"
 """Reads pieces by a JSON array of their ids."""
@@ -268,7 +273,10 @@ def joined(data: bytes, rows: Iterable[tuple[int, bytes, int]]) -> bytes:
     start = 4 + int.from_bytes(data[:4], "big")
     head = int.from_bytes(data[start : start + 4], "big")
     edges = content_of(data[start + 4 :], 1)
-    return b"".join((edges[:head], *[found.get(number, b"") for number in ids_in(data)], edges[head:]))
+    parts = [found.get(number, b"") for number in ids_in(data)]
+    if sum(map(len, parts)) > LARGEST:
+        return b""
+    return b"".join((edges[:head], *parts, edges[head:]))
 
 
 def pieces_of(db: sqlite3.Connection, digest: bytes) -> list[int]:

@@ -11,13 +11,15 @@ from typing import Final
 _LEVEL: Final = 1
 _SHORTEST: Final = 64
 """Bytes below which nothing is gained."""
+LARGEST: Final = 256 << 20
+"""Bytes of a content beyond which it is not compressed: a store from elsewhere may hold a bomb."""
 _SAVED: Final = 8
 """Less than this part saved is not worth a decompression at each reading."""
 
 
 def pressed(content: bytes) -> tuple[bytes, int]:
     """Return what to store of a content, and 1 where that is compressed, else 0."""
-    if len(content) >= _SHORTEST:
+    if _SHORTEST <= len(content) <= LARGEST:
         data = zlib.compress(content, _LEVEL, -zlib.MAX_WBITS)
         if len(data) <= len(content) - len(content) // _SAVED:
             return data, 1
@@ -36,7 +38,9 @@ def content_of(data: bytes, compressed: object) -> bytes:
     """
     if not compressed:
         return data
+    press = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        return zlib.decompress(data, -zlib.MAX_WBITS)
+        content = press.decompress(data, LARGEST)
     except zlib.error:
         return data
+    return content if press.eof else data

@@ -19,6 +19,8 @@ from kitaru.store.writer import Writer
 _SHOWN: Final = 10
 _LARGE: Final = 256 << 10
 """Bytes whose decompression would keep the loop."""
+_LARGEST_EVENT: Final = 64 << 20
+"""Bytes of an event that is read; Kitaru's own are far smaller, because large values are artifacts."""
 _RUN: Final = (
     "SELECT id, flow, status, created, updated, epoch, seq, owner, parent, origin, note FROM runs "
     "JOIN heads ON heads.run = no LEFT JOIN owned ON owned.run = no"
@@ -29,9 +31,9 @@ _NO_RUN: Final = "`kitaru runs` lists them."
 async def events(readers: Readers, run: str, after: int, limit: int | None) -> list[tuple[int, int, bytes]]:
     """Seq, turn and data of a run's events after a seq."""
     rows = await readers.fetch(
-        "SELECT seq, turn, data FROM events WHERE run = (SELECT no FROM runs WHERE id = ?) AND seq > ? "
-        "ORDER BY seq LIMIT ?",
-        (run, after, -1 if limit is None else limit),
+        "SELECT seq, turn, CASE WHEN length(data) <= ? THEN data ELSE x'' END FROM events "
+        "WHERE run = (SELECT no FROM runs WHERE id = ?) AND seq > ? ORDER BY seq LIMIT ?",
+        (_LARGEST_EVENT, run, after, -1 if limit is None else limit),
     )
     return cast("list[tuple[int, int, bytes]]", rows)
 

@@ -7,6 +7,7 @@ Only `events`, `artifacts`, `pieces`, `owners`, `owned` and the tables of secret
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sqlite3
 import sys
@@ -230,7 +231,51 @@ def probe(path: str, *, busy_timeout: float, immutable: bool = False, read_only:
     """The schema version of a file, found without changing it. Raises as `version_of` does."""
     mode: Literal["rw", "ro"] = "ro" if read_only else "rw"
     with contextlib.closing(connect(path, busy_timeout=busy_timeout, mode=mode, immutable=immutable)) as connection:
-        return version_of(connection, path)
+        version = version_of(connection, path)
+        _refuse_foreign(connection, path, version)
+        return version
+
+
+def _refuse_foreign(connection: sqlite3.Connection, path: str, version: int) -> None:
+    """Check that what has the names of our tables are these tables, and that no other trigger acts on them.
+
+    A file from elsewhere may hold a view without end in the place of a table, or a trigger that writes.
+
+    Raises:
+        StoreError: It holds one.
+    """
+    for kind, name, table, sql in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema"):
+        ours = _schema().get(name)
+        if kind == "trigger":
+            foreign = table in _schema() and ours != (kind, _plain(sql))
+        elif ours is None or kind == "index":
+            continue
+        else:
+            # An older version's table has other columns; it is one that the migration knows, or that fails.
+            foreign = kind != "table" or (ours != (kind, _plain(sql)) if version == VERSION else "VIRTUAL" in sql[:20])
+        if foreign:
+            raise StoreError(
+                f"{path} holds the {kind} {name!r} in a form that Kitaru did not make; the file was left untouched",
+                hint="Use it only if you trust its source: look at it with sqlite3, and drop what does not belong.",
+            )
+
+
+@functools.cache
+def _schema() -> dict[str, tuple[str, str]]:
+    """What the current version's tables, indexes and triggers are: kind and text by name."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+        create_tables(fresh)
+        rows = fresh.execute("SELECT name, type, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+        return {name: (kind, _plain(sql)) for name, kind, sql in rows}
+
+
+def _plain(sql: str | None) -> str:
+    return "".join((sql or "").split()).replace('"', "").lower()
+
+
+def tables() -> list[str]:
+    """The names of the tables."""
+    return [name for name, (kind, _) in _schema().items() if kind == "table"]
 
 
 def probe_for_reading(path: str, failed: StoreReadOnlyError, *, busy_timeout: float) -> bool:

@@ -17,7 +17,7 @@ _UNUSED: Final = re.compile(r"Page \d+ is never used")
 def damaged(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
     """Each damaged table or index: `table` or `index`, its name, and what SQLite says of it."""
     found = []
-    for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY rootpage"):
+    for table in schema.tables():
         said = _check(connection, table)
         if not said:
             continue

@@ -29,7 +29,7 @@ from kitaru.adapters.masking import Masker
 from kitaru.adapters.reply import Reply
 from kitaru.adapters.request import without_query
 from kitaru.adapters.secret import clean
-from kitaru.errors import ModelConnectionError, ModelError, ProviderError, UsageError
+from kitaru.errors import KitaruError, ModelConnectionError, ModelError, ProviderError, UsageError
 
 _sending: ContextVar[bool] = ContextVar("kitaru_sending", default=False)
 
@@ -102,6 +102,13 @@ class Clients:
         except (httpx.TransportError, OSError) as error:
             said = without_query(masker.error_texts.mask(str(error)), str(request.url))
             problem = _broken(who, clean(said, 200) or type(error).__name__, exchange)
+        except (ExceptionGroup, ArithmeticError, ValueError) as error:
+            # What the libraries below httpx raise for an address that they cannot take. Once an answer has begun, it is
+            # a fault of ours.
+            if exchange.status or isinstance(error, KitaruError):
+                raise
+            said = without_query(masker.error_texts.mask(_innermost(error)), str(request.url))
+            problem = _broken(who, clean(said, 200), exchange)
         # Raised outside the handlers, so that no context keeps the library's exception alive.
         raise problem
 
@@ -183,6 +190,12 @@ class Clients:
         except (ValueError, OSError):
             self._tls = None
             raise unusable() from None
+
+
+def _innermost(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__
 
 
 def _engine_named(name: str) -> str:

@@ -27,7 +27,11 @@ def proxy_for(url: str) -> httpx.Proxy | None:
     if named is None:
         return None
     try:
-        return httpx.Proxy(named if "://" in named else f"http://{named}")
+        proxy = httpx.Proxy(named if "://" in named else f"http://{named}")
+        # The library takes any number for a port, and any text for a host.
+        if proxy.url.host and (proxy.url.port is None or 0 < proxy.url.port < 65536) and proxy.url.host.encode("idna"):
+            return proxy
+        raise unusable()
     except (ValueError, httpx.InvalidURL):
         # The library's message would quote the proxy's address, and its password.
         raise unusable() from None

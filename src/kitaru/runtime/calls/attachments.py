@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from kitaru.errors import UsageError
 from kitaru.runtime.call import Call
 from kitaru.runtime.work import stand_in
+from kitaru.store import files
 
 if TYPE_CHECKING:
     from kitaru.adapters import Document, Image
@@ -147,11 +148,12 @@ def sniffed(data: bytes) -> str:
 def _from_path(path: Path) -> Image | Document:
     what = f"the attachment {str(path)!r}"
     try:
-        size = path.stat().st_size
-        _check_size(size, what)
-        data = path.read_bytes()
+        data = files.read_file(path, LARGEST)
     except FileNotFoundError:
         raise UsageError(f"{what} does not exist", hint=f"Paths are seen from {str(Path.cwd())!r}.") from None
+    except files.FileTooLargeError:
+        _check_size(max(path.stat().st_size, LARGEST + 1), what)
+        raise
     except IsADirectoryError:
         raise UsageError(f"{what} is a folder", hint="Attach its files one by one.") from None
     except (OSError, ValueError) as error:

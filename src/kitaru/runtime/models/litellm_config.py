@@ -15,6 +15,7 @@ from kitaru.errors import UsageError
 from kitaru.runtime.models.alias import Alias, bad_name
 from kitaru.runtime.models.litellm_entry import Entry, Notebook, Remark, SecretNeeded, entry_of
 from kitaru.runtime.models.safe_yaml import LARGEST, load
+from kitaru.store import files
 
 _SECTIONS: Final = ("model_list", "litellm_settings", "router_settings", "general_settings", "environment_variables")
 _HANDLED: Final = frozenset({"fallbacks", "default_fallbacks", "num_retries", "model_group_alias"})
@@ -57,8 +58,7 @@ def read_config(path: Path, environ: Mapping[str, str] | None = None) -> Importe
         UsageError: It cannot be read, or is no such configuration.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+        data = files.read_file(path, LARGEST, pipes=True)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     return from_config(load(data, str(path)), str(path), environ)

@@ -203,13 +203,11 @@ def _close(name: str, aliases: Mapping[str, Alias]) -> str | None:
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
-        if len(data) > _LARGEST:
-            raise UsageError(f"{path} is too large for a model registry", hint="Move it away.")
-        return data.decode("utf-8-sig")
+        return files.read_file(path, _LARGEST).decode("utf-8-sig")
     except FileNotFoundError:
         return ""
+    except files.FileTooLargeError:
+        raise UsageError(f"{path} is too large for a model registry", hint="Move it away.") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -163,9 +163,8 @@ def _in_keyring() -> tuple[list[bytes], str]:
 
 def _in_file(path: Path) -> list[bytes]:
     try:
-        with path.open("rb") as file:
-            _keep_private(path, os.fstat(file.fileno()))
-            text = file.read(1 << 16).decode("ascii", "replace")
+        _keep_private(path, path.stat())
+        text = files.read_file(path, 1 << 16).decode("ascii", "replace")
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -16,6 +16,7 @@ from kitaru.store import codec, files
 from kitaru.store.events import BoundaryEvent, Ref
 from kitaru.store.protocol import Head, Recorded
 
+_LARGEST_TEXT: Final = 64 << 20
 _BOUNDARY: Final = msgspec.msgpack.Decoder(BoundaryEvent)
 _ENCODED: Final = frozenset({"image", "inputs", "outcome"})
 _OPAQUE: Final = frozenset({"registry", "options"})
@@ -98,6 +99,15 @@ def heads_to_text(heads: Sequence[Head]) -> str:
     return json.dumps({"kitaru_heads": _FORMAT, "heads": rows}, indent=1) + "\n"
 
 
+def read_text(path: Path) -> str:
+    """The text of a file, or of a shell's `<(command)`, of at most 64 MB.
+
+    Raises:
+        OSError, UnicodeDecodeError: It cannot be read.
+    """
+    return files.read_file(path, _LARGEST_TEXT, pipes=True).decode("utf-8")
+
+
 def heads_from_text(text: str, source: str) -> list[Head]:
     """The heads that `heads_to_text` wrote.
 
@@ -112,7 +122,7 @@ def heads_from_text(text: str, source: str) -> list[Head]:
         if data["kitaru_heads"] != _FORMAT:
             raise UsageError(f"{source} was written by another version of Kitaru")
         return [Head(str(row["run"]), int(row["seq"]), bytes.fromhex(row["digest"])) for row in data["heads"]]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{source} holds no heads: {type(error).__name__}: {error}",
             hint="Write such a file with `kitaru verify --write-heads FILE`.",
