@@ -20,6 +20,7 @@
     │   ├── RunOwnedError          another live process owns the run
     │   ├── FencedError            this process lost the run to a newer epoch
     │   ├── RunParkedError         the run left memory before it had a result
+    │   ├── RunStuckError          the run's process died too often to be resumed unasked
     │   └── RunCancelledError      the run was cancelled
     ├── StepError                  a step failed with an exception whose class is not loaded here
     ├── StepTimeoutError           a step ran longer than its `timeout` (also a TimeoutError)
@@ -179,6 +180,12 @@ class RunParkedError(RunError):
     """The run left memory before it had a result; it can be resumed."""
 
     code = "parked"
+
+
+class RunStuckError(RunError):
+    """The run took its process down too often in a row; only a person resumes it."""
+
+    code = "stuck"
 
 
 class RunCancelledError(RunError):

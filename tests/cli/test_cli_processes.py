@@ -89,13 +89,28 @@ def test_cancel_reaches_the_process_that_runs_it(command: type[Command], kitaru:
     assert "run w was cancelled: no longer wanted" in done.err
 
 
-def test_a_parked_run_is_cancelled_at_once(command: type[Command], kitaru: Kitaru) -> None:
+def test_a_parked_run_is_resumed_and_cancelled(command: type[Command], kitaru: Kitaru) -> None:
     with command("run", "flows.py:waits", "-i", "seconds=600", "--run-id", "w") as running:
         running.until("fetch")
         running.signal(signal.SIGINT)
         running.end()
     assert kitaru("cancel", "w", "--json").json == {"run": "w", "status": "cancelled"}
     assert kitaru("cancel", "w").code == 1
+
+
+def test_a_parked_run_whose_flow_is_gone_is_cancelled_later_or_closed_now(
+    command: type[Command], kitaru: Kitaru, folder: Path
+) -> None:
+    with command("run", "flows.py:waits", "-i", "seconds=600", "--run-id", "w") as running:
+        running.until("fetch")
+        running.signal(signal.SIGINT)
+        running.end()
+    (folder / "flows.py").rename(folder / "elsewhere.py")
+    done = kitaru("cancel", "w")
+    assert "its flow cannot be loaded here" in done.out
+    assert "kitaru cancel w --now" in done.out
+    assert kitaru("show", "w", "--json").json["status"] == "parked"
+    assert kitaru("cancel", "w", "--now").out == "Cancelled w.\n"
 
 
 def test_events_can_be_followed_while_another_process_runs(command: type[Command], kitaru: Kitaru) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections import Counter
 
@@ -11,7 +12,8 @@ import pytest
 
 import kitaru
 from kitaru import RunCancelledError, Runtime, checkpoint, flow
-from kitaru.store.events import CancelRequested, RunCancelled, RunFailed, StepCancelled, StepCompleted
+from kitaru.runtime.views.inspect import park
+from kitaru.store.events import HELD, CancelRequested, RunCancelled, RunFailed, StepCancelled, StepCompleted, TimerSet
 from tests.runtime.runs import PATIENCE, keys_of, log_of, of_type, resumed, stopped, until
 
 # -- by the flow ------------------------------------------------------------------------------------------------------
@@ -241,20 +243,89 @@ async def test_cancelling_a_run_cancels_its_child(runtime: Runtime) -> None:
     assert cleaned == ["child"]
 
 
-async def test_an_interrupted_run_is_cancelled_at_once(store_url: str) -> None:
-    reached = asyncio.Event()
+booked: list[str] = []
 
-    @flow
-    async def waits() -> None:
-        reached.set()
-        await asyncio.Event().wait()
 
-    await stopped(store_url, waits, "r", reached)
+@checkpoint
+async def book(what: str) -> str:
+    booked.append(what)
+    return what
+
+
+@flow
+async def trip(how: str) -> None:
+    await book("flight")
+    try:
+        if how == "event":
+            await asyncio.Event().wait()
+        elif how == "sleep":
+            await kitaru.sleep(600)
+        else:
+            await nested()
+    except asyncio.CancelledError:
+        await book("no flight")
+        raise
+
+
+@flow
+async def nested() -> None:
+    try:
+        await kitaru.sleep(600)
+    finally:
+        await book("no hotel")
+
+
+async def parked_trip(url: str, how: str, *, reason: str = "its runtime closed") -> None:
+    """A run of `trip` that left memory where it waits."""
+    booked.clear()
+    sign = StepCompleted if how == "event" else TimerSet
+    async with Runtime(url, recover=False) as first:
+        handle = await first.start(trip.options(run_id="r"), how)
+
+        async def waits() -> bool:
+            return any([await of_type(first, row.id, sign) for row in await first.store.runs()])
+
+        await until(waits)
+        await park(handle, reason)
+
+
+@pytest.mark.parametrize("how", ["event", "sleep", "child"])
+async def test_cancelling_a_run_that_nobody_owns_runs_its_cleanup(how: str, store_url: str) -> None:
+    await parked_trip(store_url, how)
+    async with Runtime(store_url, recover=False, replay_grace=0.1) as second:
+        await second.cancel("r", "too late", flow=trip)
+        with pytest.raises(RunCancelledError, match="too late"):
+            await (await second.resume("r", trip)).result()
+        assert sorted(booked) == ["flight", "no flight", *["no hotel"] * (how == "child")]
+        assert {row.status for row in await second.store.runs()} == {"cancelled"}
+
+
+async def test_cancelling_a_run_now_closes_it_without_its_cleanup(store_url: str) -> None:
+    await parked_trip(store_url, "sleep")
     async with Runtime(store_url, recover=False) as second:
-        await second.cancel("r", "too late")
+        await second.cancel("r", "too late", now=True)
         assert (await second.store.run("r")).status == "cancelled"
         (event,) = await of_type(second, "r", RunCancelled)
         assert event.reason == "too late"
+    assert booked == ["flight"]
+
+
+@pytest.mark.parametrize("reason", ["its runtime closed", f"{HELD} by a user"])
+async def test_a_cancel_where_the_flow_is_not_to_be_found_is_performed_by_whoever_hosts_it(
+    reason: str, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await parked_trip(store_url, "sleep", reason=reason)
+    async with Runtime(store_url, recover=False) as second:
+        with monkeypatch.context() as absent:
+            absent.delattr(sys.modules[__name__], "trip")
+            await second.cancel("r", "too late")
+            assert (await second.store.run("r")).status == "parked"
+            assert booked == ["flight"]
+    async with Runtime(store_url, recover=False) as third:
+        assert await third.recover() == ["r"]
+        with pytest.raises(RunCancelledError, match="too late"):
+            await (await third.resume("r", trip)).result()
+    assert booked == ["flight", "no flight"]
 
 
 async def test_a_cancel_by_another_process_is_noticed(store_url: str) -> None:

@@ -228,7 +228,7 @@ def files(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.glob("runs.db*")) if path.is_file())
 
 
-@pytest.mark.parametrize("end", ["failed", "cancelled", "cancelled while nobody owned it"])
+@pytest.mark.parametrize("end", ["failed", "cancelled", "closed while nobody owned it"])
 async def test_keys_are_deleted_however_the_run_ends(store_url: str, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     @flow
     async def fails() -> None:
@@ -242,14 +242,14 @@ async def test_keys_are_deleted_however_the_run_ends(store_url: str, end: str, m
     async with Runtime(store_url, recover=False) as second:
         if end == "failed":
             go_on(monkeypatch)
-        if end != "cancelled while nobody owned it":
+        if end != "closed while nobody owned it":
             handle = await second.resume("r", fails)
             if end == "cancelled":
                 await handle.cancel()
             with pytest.raises(Exception, match=r"no|cancelled"):
                 await handle.result()
         else:
-            await second.cancel("r")
+            await second.cancel("r", now=True)
         assert await held(second, "r") == {"credential:openai": None}
 
 

@@ -153,23 +153,18 @@ async def test_an_abandoned_child_outlives_its_parent(runtime: Runtime) -> None:
 
 
 restarted = asyncio.Event()
-cleaned: list[str] = []
 
 
 @flow
 async def left_behind() -> str:
-    try:
-        if not restarted.is_set():
-            await asyncio.Event().wait()
-    finally:
-        cleaned.append("cleaned")
+    if not restarted.is_set():
+        await asyncio.Event().wait()
     return "x"
 
 
 async def recovered(store_url: str, run: str) -> str:
     """How a run ends that the next process goes on with unasked."""
-    restarted.set()
-    async with Runtime(store_url, recover=False) as second:
+    async with Runtime(store_url, recover=False, replay_grace=0.1) as second:
         assert await second.recover() == [run]
 
         async def ended() -> bool:
@@ -188,6 +183,7 @@ async def test_recovery_goes_on_with_an_abandoned_child_of_an_ended_parent(store
 
     async with Runtime(store_url, recover=False) as first:
         run = await (await first.start(outer)).result()
+    restarted.set()
     assert await recovered(store_url, run) == "completed"
 
 
@@ -202,13 +198,11 @@ async def cleans() -> None:
 
 
 @flow
-async def slow_to_end() -> str:
+async def slow_to_end() -> None:
     try:
-        if not restarted.is_set():
-            await asyncio.Event().wait()
+        await asyncio.Event().wait()
     finally:
         await cleans()
-    return "x"
 
 
 async def test_recovery_cancels_a_child_that_had_not_ended_when_its_parent_failed_without_it(store_url: str) -> None:
@@ -223,13 +217,13 @@ async def test_recovery_cancels_a_child_that_had_not_ended_when_its_parent_faile
     async def outer() -> None:
         await asyncio.gather(slow_to_end(), fails())
 
-    async with Runtime(store_url, recover=False) as first:
+    async with Runtime(store_url, recover=False, patience=0.1) as first:
         with pytest.raises(ValueError, match="broken"):
             await (await first.start(outer.options(run_id="r"))).result()
         run = next(event.child for event in await of_type(first, "r", ChildStarted) if event.key == "slow_to_end")
         await cleaning.wait()
+    restarted.set()
     assert await recovered(store_url, run) == "cancelled"
-    restarted.clear()
 
 
 async def test_an_id_of_the_callers_own_is_the_childs_and_a_foreign_run_is_not_cancelled(runtime: Runtime) -> None:

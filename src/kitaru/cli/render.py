@@ -83,7 +83,7 @@ def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
         out.line(f"  {'reason':<6}  {clean(view.note)}")
     if doubtful := view.in_doubt:
         calls = wording.count(len(doubtful), "call")
-        then = ", and will run again when the run goes on" if view.status in ("interrupted", "parked") else ""
+        then = ", and will run again when the run goes on" if view.status in ("interrupted", "parked", "stuck") else ""
         out.line(f"  {calls} in doubt: started, no outcome recorded; may have been billed{then}")
     if view.help:
         out.line(f"  {view.help}")

@@ -16,7 +16,7 @@ from kitaru.cli.inputs import flow_inputs
 from kitaru.cli.output import Output, clean
 from kitaru.cli.running import loads, run_to_end
 from kitaru.cli.session import place_of, with_runtime
-from kitaru.errors import RunError
+from kitaru.errors import KitaruError, RunError
 
 if TYPE_CHECKING:
     from kitaru.runtime.flow import Flow
@@ -172,35 +172,48 @@ def retry(context: Context, run: Run, flow: Moved = None) -> int:
     examples="""
 kitaru cancel last
 kitaru cancel 0199a2f1 --reason "wrong input"
+kitaru cancel 0199a2f1 --now
 """,
-    details="A run in another process is cancelled there: its flow sees a cancellation, and its cleanup code runs.",
+    details="The flow sees a cancellation, and its cleanup code runs: in the process that runs it, or here if none "
+    "does. If its file cannot be loaded, the request is recorded for the next process that has the flow.",
 )
 def cancel(
     context: Context,
     run: Run,
     reason: Annotated[str, typer.Option("--reason", help="Why; recorded with the run.")] = "",
+    now: Annotated[
+        bool, typer.Option("--now", help="Close a run that no process runs at once, without its cleanup.")
+    ] = False,
+    flow: Moved = None,
 ) -> int:
     """Cancel a run, in this or another process."""
 
-    async def work(runtime: Runtime) -> tuple[str, str]:
+    async def work(runtime: Runtime) -> tuple[str, str, str]:
         name = await runtime.store.find(run)
         row = await runtime.store.run(name)
-        await runtime.cancel(name, reason)
-        after, deadline = row.seq, time.monotonic() + 10.0
-        # The other process records the end; a flow that cleans up for long is not waited for.
-        while (status := (await runtime.store.run(name)).status) in (
-            "running",
-            "parked",
-        ) and time.monotonic() < deadline:
-            events = await runtime.store.watch(name, after=after, timeout=1.0)
-            after = events[-1].seq if events else after
-        return name, status
+        found, why = None, ""
+        if not now and not row.live and row.status not in _ENDED:
+            try:
+                found = await flow_behind(runtime, name, flow)
+            except KitaruError as error:
+                why = error.message
+        await runtime.cancel(name, reason, now=now, flow=found)
+        deadline, row = time.monotonic() + 10.0, await runtime.store.run(name)
+        # Another process records the end there; a flow that cleans up for long is waited for only here.
+        while row.live and row.status not in _ENDED and (runtime.health().live or time.monotonic() < deadline):
+            await runtime.store.watch(name, after=row.seq, timeout=1.0)
+            row = await runtime.store.run(name)
+        return name, row.status, why
 
-    name, status = with_runtime(context.store, work)
+    name, status, why = with_runtime(context.store, work)
     if context.out.as_json:
         context.out.document({"run": name, "status": status})
     elif status == "cancelled":
         context.out.line(f"Cancelled {name}.")
+    elif why:
+        context.out.line(f"Asked {name} to end, but its flow cannot be loaded here: {why}")
+        context.out.line("The next process that has the flow cancels it. Without its cleanup, at once:")
+        context.out.line(f"  kitaru cancel {name} --now")
     else:
         context.out.line(f"Asked {name} to end; it is {status}. See: kitaru show {name}")
     return OK
@@ -214,14 +227,15 @@ kitaru runs
 kitaru runs --status failed --status interrupted --since 2h
 kitaru runs --flow writer -n 50 --json
 """,
-    details="Newest first. `interrupted` are runs whose process died.",
+    details="Newest first. `interrupted` are runs whose process died; `stuck` those that took it down too often.",
 )
 def runs(
     context: Context,
     status: Annotated[
         list[str] | None,
         typer.Option(
-            "--status", help="running, parked, interrupted, completed, failed, cancelled, pruned; may be repeated."
+            "--status",
+            help="running, parked, interrupted, stuck, completed, failed, cancelled, pruned; may be repeated.",
         ),
     ] = None,
     flow: Annotated[str | None, typer.Option("--flow", help="Only runs of this flow.")] = None,

@@ -36,6 +36,7 @@ STATES: Final[dict[str, tuple[str, Colour]]] = {
     "retrying": ("●", "yellow"),
     "waiting": ("…", "cyan"),
     "parked": ("…", "cyan"),
+    "stuck": ("!", "red"),
     "to run again": ("○", "yellow"),
     "pruned": ("−", "dim"),
 }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from kitaru.errors import DecodeError, KitaruError, Suspended
+from kitaru.errors import DecodeError, KitaruError, RunStuckError, Suspended
 from kitaru.runtime.fork import fork_child
 from kitaru.runtime.handle import left
 from kitaru.runtime.log import log
@@ -71,9 +72,21 @@ async def start_child(
         known = await runtime.store.events(run, limit=1)
         if known and (await runtime.store.run(run)).status in ("failed", "cancelled"):
             await drop_failures(runtime, run)
-    return await runtime.start_encoded(
-        work, run, flight.data, flight.fingerprint, parent=made_by, image=image, inputs=parent.secrets.inputs
+    return await taken_up(
+        parent,
+        runtime.start_encoded(
+            work, run, flight.data, flight.fingerprint, parent=made_by, image=image, inputs=parent.secrets.inputs
+        ),
     )
+
+
+async def taken_up(parent: Execution, taking: Coroutine[Any, Any, RunHandle[Any]]) -> RunHandle[Any]:
+    """A child's handle. One that is stuck keeps its parent from going on, and is no failure of the parent's call."""
+    try:
+        return await taking
+    except RunStuckError as error:
+        parent.stop(error)
+        raise Suspended from None
 
 
 async def awaited_result(parent: Execution, handle: RunHandle[Any]) -> object:
@@ -96,9 +109,11 @@ async def awaited_result(parent: Execution, handle: RunHandle[Any]) -> object:
         raise
 
 
-def give_up_child(parent: Execution, run: str) -> None:
-    """Cancel a child that its parent's code does not wait for any more, also one that is about to start."""
+def give_up_child(parent: Execution, run: str, work: FlowWork) -> None:
+    """Cancel a child that its parent's code does not wait for any more, also one that is about to start. One that is
+    not in memory is cancelled when the parent ends."""
     runtime = parent.host.runtime
+    parent.started[run] = work
 
     def cancel(_: object = None) -> None:
         child = runtime.live_run(run)
@@ -113,16 +128,18 @@ def give_up_child(parent: Execution, run: str) -> None:
 
 async def end_children(parent: Execution) -> None:
     """Cancel the runs that a run has started and that are not to outlive it, and wait for their cleanup."""
+    from kitaru.runtime.flow import Flow
+
     runtime = parent.host.runtime
     ending = []
-    for run in parent.started:
+    for run, work in list(parent.started.items()):
         try:
             if (await runtime.store.run(run)).status in FINISHED:
                 continue
             by = (await runtime.first_event(run)).parent
             if by is None or by.run != parent.run:
                 continue  # it was there before, under an id of the caller's
-            await runtime.cancel(run, PARENT_ENDED)
+            await runtime.cancel(run, PARENT_ENDED, flow=Flow(work))
         except KitaruError as error:
             log().warning("child.not_cancelled", run_id=run, parent=parent.run, error=str(error))
             continue

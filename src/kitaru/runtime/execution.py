@@ -82,6 +82,8 @@ class Execution:
         self._purge_at = 64
         self.leaving = False
         """Nothing executes or is recorded any more; every boundary raises `Suspended`."""
+        self.suspect = history.suspect
+        """Whether every start is committed, because this run may take the process down; until it has an outcome."""
         self.ending = False
         """The flow's code has ended; what is left is to say so in the log, and nothing may interrupt that."""
         self.cancelling = False
@@ -95,8 +97,8 @@ class Execution:
         self.would_run: dict[str, str] | None = None
         """For a dry run: the keys that would run, and why."""
         self.flights: dict[str, Flight] = {}
-        self.started: dict[str, None] = {}
-        """Ids of the child runs that are to be cancelled when this one ends."""
+        self.started: dict[str, FlowWork] = {}
+        """Child runs that are to be cancelled when this one ends, by id."""
         self.asking: dict[str, Call[Any]] = {}
         """Calls that wait for a recorded outcome or to start, for a divergence to name their lines."""
         self.order = history.order
@@ -443,6 +445,8 @@ class Execution:
         context.run(bound.set, None)
         self.root = ending.RootTask(ending.run_to_its_end(self), self, context)
         self.turns.open.add(self.root)
+        if self.cancel_recorded:
+            self._cancel_later()
 
     def stop(self, error: BaseException) -> None:
         """Leave memory because of `error`, which whoever waits for the run will see. The log is left as it is."""
@@ -474,8 +478,18 @@ class Execution:
             # A cleanup that began in the middle of replay would never come to what the log still holds.
             self.cancel_recorded = True
             self.turns.pump()
-            self.host.loop.call_later(self.host.replay_grace, self._deliver_cancel)
+            self._cancel_later()
         else:
+            self._deliver_cancel()
+
+    def _cancel_later(self) -> None:
+        self.host.loop.call_later(self.host.replay_grace, self._cancel_if_still, len(self.turns.recorded))
+
+    def _cancel_if_still(self, before: int) -> None:
+        if self.cancel_recorded and 0 < len(self.turns.recorded) < before:
+            self._cancel_later()
+        elif self.cancel_recorded:
+            # The flow waits for something that is no boundary, and nothing else tells that it has come so far.
             self._deliver_cancel()
 
     def _deliver_cancel(self) -> None:

@@ -244,7 +244,7 @@ class FlowWork(DeclaredWork):
         return await awaited_result(flight.execution, await start_child(flight.execution, self, flight))
 
     def abandoned(self, flight: Flight) -> None:
-        give_up_child(flight.execution, child_id(flight.execution.run, flight.key))
+        give_up_child(flight.execution, child_id(flight.execution.run, flight.key), self)
 
     def started_event(self, flight: Flight, at: float) -> BoundaryEvent:
         return ChildStarted(

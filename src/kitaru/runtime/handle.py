@@ -84,7 +84,9 @@ class RunHandle(Generic[T]):
         Raises:
             RunError: The run has finished.
         """
-        await self._runtime.cancel(self.id, reason)
+        from kitaru.runtime.flow import Flow
+
+        await self._runtime.cancel(self.id, reason, flow=Flow(self._work))
 
     def park_soon(self) -> None:
         """Have the run leave memory, if it is in this process. It can be resumed."""

@@ -64,6 +64,8 @@ class History:
         """Finished `effects=True` checkpoints inside other checkpoints: the only inner ones that a replay reuses."""
         self.cancel_requested = False
         self.cancel_reason = ""
+        self.suspect = False
+        """Whether its process died in a row, so that the start of every step is committed before it runs."""
         self.deviations = 0
         self.other_python = False
         self.started: RunStarted | None = None

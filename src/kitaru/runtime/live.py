@@ -22,6 +22,7 @@ from kitaru.runtime.unfit import value_of
 from kitaru.runtime.work import Unresolved
 from kitaru.store.events import (
     Blob,
+    ChildStarted,
     StepCancelled,
     StepFailed,
 )
@@ -75,6 +76,7 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
         execution.turns.on_their_way += 1
         execution.append([event], turn=Turn.SHARED, artifacts=artifacts, context=waiter)
         await waiter.future
+        execution.suspect = False
     except asyncio.CancelledError:
         if execution.leaving:
             raise Suspended from None
@@ -97,7 +99,7 @@ async def _attempts(execution: Execution, flight: Flight) -> bytes:
     work = flight.call.work
     while True:
         flight.attempt += 1
-        if work.announced:
+        if work.announced or (execution.suspect and work.kind == "step"):
             flight.announced = True
             event = work.started_event(flight, time.time())
             named = work.artifacts(flight)
@@ -238,7 +240,12 @@ def _gave_up(execution: Execution, flight: Flight, outcome: Blob | None) -> None
 def gave_up_waiting(execution: Execution, call: Call[Any], record: Record | None) -> None:
     """The flow gave up a call that had not started yet, or an outcome before its turn came. That is recorded: on the
     next resume, what the flow did next must not wait for a call that it had left behind."""
-    if execution.leaving or execution.cancelling:
+    if execution.leaving:
+        return
+    if execution.cancelling:
+        if record is not None and record.state == "started" and isinstance(record.event, ChildStarted):
+            # The run is resumed in order to be cancelled: a child that it had been waiting for is not in memory.
+            call.work.abandoned(Flight(execution, call, execution.order, None))
         return
     outcome: Blob | None = None
     if record is not None and record.state != "started":

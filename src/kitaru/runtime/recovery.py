@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import operator
 from typing import TYPE_CHECKING, Final
 
 from kitaru.errors import CorruptStoreError, CredentialError, KitaruError, RunError, StoreError
 from kitaru.runtime import loader
-from kitaru.runtime.children import PARENT_ENDED
-from kitaru.runtime.host import submit
+from kitaru.runtime.children import PARENT_ENDED, child_id
+from kitaru.runtime.deaths import SUSPECT, deaths_of
 from kitaru.runtime.log import log
-from kitaru.runtime.secrets import private
 from kitaru.runtime.secrets.bound import bound
-from kitaru.store.events import FINISHED, RunParked
-from kitaru.store.protocol import Append
 
 if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
-    from kitaru.runtime.flow import FlowWork
     from kitaru.runtime.runtime import Runtime
-    from kitaru.runtime.secrets.private import RunSecrets
 
 _LONGEST: Final = 64
 """In looks for runs: the longest that one which cannot be resumed waits for the next try."""
+_GLANCE: Final = 0.1
+_STILL: Final = 5
+"""Glances at a suspect that show it at no step, after which it waits for something else."""
 
 
 class Recovery:
@@ -33,6 +31,8 @@ class Recovery:
         self._runtime = runtime
         self._unfit: set[str] = set()
         """Runs that are damaged, or whose log this process's code does not fit: neither changes while it lives."""
+        self._on_trial: str | None = None
+        """The suspect that has been started last, and may yet take the process down."""
         self._looks = 0
         self._due: dict[str, tuple[int, int]] = {}
         """For runs that could not be resumed: the look that tries them again, and how many it has waited for."""
@@ -69,7 +69,19 @@ class Recovery:
             runs = await runtime.store.unowned(())
             for run in self._due.keys() - set(runs):
                 self._worked(run)
-            return [run for run in runs if self._is_due(run) and await self._resumed(run)]
+            found, suspects = [], []
+            for run in filter(self._is_due, runs):
+                if deaths := await self._deaths(run):
+                    suspects.append((deaths, run))
+                elif await self._resumed(run):
+                    found.append(run)
+            # Who has died least goes first: it is more likely to be a neighbour of the one that takes us down.
+            for _, run in sorted(suspects, key=operator.itemgetter(0)):
+                if self._on_trial is None and await self._resumed(run):
+                    self._on_trial = run
+                    runtime.host().spawn(self._watch(run))
+                    found.append(run)
+            return found
         finally:
             bound.reset(token)
 
@@ -80,6 +92,37 @@ class Recovery:
             self._worked(execution.run)
         elif isinstance(stop, KitaruError) and not isinstance(stop, StoreError):
             self._unfit.add(execution.run)
+
+    async def _deaths(self, run: str) -> int:
+        """How often in a row this run took its process down, if that is often enough to suspect it."""
+        store = self._runtime.store
+        try:
+            if (await store.run(run)).epoch < SUSPECT:
+                return 0
+            count = deaths_of(await store.events(run)).times
+        except KitaruError:
+            return 0  # told of when it is resumed
+        return count if count >= SUSPECT else 0
+
+    async def _watch(self, run: str) -> None:
+        """Wait until a suspect has an outcome or runs no step, and then go on with the next."""
+        idle = 0
+        while idle < _STILL and (live := self._runtime.live_run(run)) is not None and live.suspect:
+            idle = 0 if self._runs_a_step(live) else idle + 1
+            await asyncio.sleep(_GLANCE)
+        self._on_trial = None
+        await self.try_once()
+
+    def _runs_a_step(self, live: Execution) -> bool:
+        if live.turns.recorded:
+            return True
+        for flight in live.flights.values():
+            if flight.call.work.kind in ("step", "llm"):
+                return True
+            child = self._runtime.live_run(child_id(live.run, flight.key))
+            if child is not None and child.suspect and self._runs_a_step(child):
+                return True
+        return False
 
     def _is_due(self, run: str) -> bool:
         due, _ = self._due.get(run, (0, 0))
@@ -93,9 +136,9 @@ class Recovery:
             if flow is None:
                 return False
             if first.parent is not None and first.parent.on_end != "abandon":
-                await runtime.cancel(run, PARENT_ENDED)
+                await runtime.cancel(run, PARENT_ENDED, flow=flow)
             else:
-                await runtime.claim_and_resume(run, flow)
+                await runtime.claim_and_resume(run, flow, unasked=True)
         except RunError:
             # Another process was quicker.
             return False
@@ -118,23 +161,3 @@ class Recovery:
     def _worked(self, run: str) -> None:
         self._due.pop(run, None)
         self._runtime.problems.worked(f"run {run}")
-
-
-async def secrets_or_park(runtime: Runtime, run: str, work: FlowWork) -> RunSecrets:
-    """What a run that goes on needs. One whose credential nobody has is parked, so that nobody resumes it unasked.
-
-    Raises:
-        CredentialError: A credential is missing.
-        KitaruError: As `private.of_known_run`.
-    """
-    try:
-        return await private.of_known_run(runtime, run, await runtime.first_event(run), work.image)
-    except CredentialError:
-        row = await runtime.store.run(run)
-        kept = await asyncio.to_thread(runtime.vault.of_run, run)
-        reason = private.waits_for([name.partition(":")[2] for name, value in kept.items() if value is None])
-        if not row.live and row.status not in FINISHED and row.note != reason:
-            host = runtime.host()
-            lease = await runtime.lease(run, host)
-            await submit(host, Append(run, lease.epoch, [RunParked(1, time.time(), reason)], host.sink))
-        raise

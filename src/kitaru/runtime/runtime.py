@@ -18,7 +18,7 @@ from kitaru.errors import (
     KitaruError,
     RunError,
     RunExistsError,
-    RunOwnedError,
+    RunStuckError,
     UsageError,
 )
 from kitaru.runtime import history as histories
@@ -27,7 +27,10 @@ from kitaru.runtime.arguments import Duration, flag_of, seconds_of, text_of
 from kitaru.runtime.background import BackgroundLoop
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.call import current_place
+from kitaru.runtime.cancelling import cancel
 from kitaru.runtime.children import drop_failures
+from kitaru.runtime.claiming import claimed, go_on
+from kitaru.runtime.deaths import is_stuck, stuck
 from kitaru.runtime.execution import Execution
 from kitaru.runtime.flow import Flow, FlowWork
 from kitaru.runtime.fork import Fork, ReplayOptions, replay
@@ -37,7 +40,7 @@ from kitaru.runtime.history import PYTHON, History, kitaru_version
 from kitaru.runtime.host import Host, drained, submit
 from kitaru.runtime.keys import OWN_NAMES, here
 from kitaru.runtime.models import current_registry
-from kitaru.runtime.recovery import Recovery, secrets_or_park
+from kitaru.runtime.recovery import Recovery
 from kitaru.runtime.secrets import private as privates
 from kitaru.runtime.secrets.bound import bound
 from kitaru.runtime.secrets.private import RunSecrets
@@ -46,11 +49,10 @@ from kitaru.runtime.starting import run_inside, start_inside
 from kitaru.runtime.stores import store_at
 from kitaru.store.events import (
     FINISHED,
+    STUCK,
     AnyEvent,
     Blob,
-    CancelRequested,
     Parent,
-    RunCancelled,
     RunStarted,
 )
 from kitaru.store.names import new_run_id, valid_run_id
@@ -346,14 +348,14 @@ class Runtime:
                 raise RunExistsError(f"a run {run} exists already")
             with secrets.entering():
                 await submit(host, append)
-                return self._begin(host, Lease(run, 1, append.seq), work, data, history, models, secrets)
+                return self.begin(host, Lease(run, 1, append.seq), work, data, history, models, secrets)
 
         try:
             return await self._kept(run, create())
         except RunExistsError:
             return await self._attach(work, run, fingerprint)
 
-    def _begin(
+    def begin(
         self,
         host: Host,
         lease: Lease,
@@ -363,6 +365,7 @@ class Runtime:
         registry: bytes,
         secrets: RunSecrets,
     ) -> RunHandle[Any]:
+        """Execute a run that this process owns."""
         execution = Execution(host, lease.run, lease.epoch, work, data, history, registry, secrets)
         self._executions[lease.run] = execution
         host.begin(execution)
@@ -379,7 +382,7 @@ class Runtime:
                 f"run {run} of {work.name} was started with other inputs: {histories.shown(first.inputs)}",
                 hint="Choose another run id, or start it with the same inputs.",
             )
-        return await self.resume(run, Flow(work))
+        return await self.take_up(run, work, unasked=True)
 
     async def resume(self, run: str, flow: Flow[..., Any] | None = None) -> RunHandle[Any]:
         """Go on with a run on this loop. A run that this process or another living one owns is followed; a finished one
@@ -396,62 +399,44 @@ class Runtime:
         await loader.opened(self, run, flow)
         if flow is None:
             flow = await loader.flow_of(self, run)
+        return await self.take_up(run, flow.work)
+
+    async def take_up(self, run: str, work: FlowWork, *, unasked: bool = False) -> RunHandle[Any]:
+        """As `resume`. `unasked`: nobody named this run, so one that is stuck is an error.
+
+        Raises:
+            RunStuckError: As it says.
+        """
         while (live := self._executions.get(run)) is not None:
             if not live.leaving:
-                return RunHandle(self, run, flow.work, live)
+                return RunHandle(self, run, work, live)
             await left(live)
-        if (await self.store.run(run)).status in FINISHED:
-            return RunHandle(self, run, flow.work, None)
+        row = await self.store.run(run)
+        if row.status in FINISHED:
+            return RunHandle(self, run, work, None)
+        if unasked and is_stuck(row):
+            raise stuck(run, row.note.removeprefix(STUCK))
         try:
-            return await self._kept(run, self._claim(run, flow.work))
+            return await self._kept(run, claimed(self, run, work, unasked=unasked))
+        except RunStuckError:
+            raise
         except RunError:
             # Another process owns it, or it finished between the look and the claim.
-            return RunHandle(self, run, flow.work, None)
+            return RunHandle(self, run, work, None)
 
-    async def claim_and_resume(self, run: str, flow: Flow[..., Any] | None = None) -> RunHandle[Any]:
+    async def claim_and_resume(
+        self, run: str, flow: Flow[..., Any] | None = None, *, unasked: bool = False
+    ) -> RunHandle[Any]:
         """As `resume`, but a run that a living process owns is an error.
 
         Raises:
             RunOwnedError: Another living process owns it.
+            RunStuckError: Nobody asked for this run, and its process died too often.
             RunError: It has finished.
         """
         await loader.opened(self, run, flow)
         flow = flow or await loader.flow_of(self, run)
-        return await self._kept(run, self._claim(run, flow.work))
-
-    async def _claim(self, run: str, work: FlowWork) -> RunHandle[Any]:
-        host = self.host()
-        secrets = await secrets_or_park(self, run, work)
-        with secrets.entering():
-            lease = await self.lease(run, host)
-            try:
-                if bound.get() is not None and secrets.kept:
-                    held = await asyncio.to_thread(secrets.held)
-                    await asyncio.to_thread(self.store.secrets.hold, run, held)
-                return await self._go_on(host, lease, work, secrets)
-            except BaseException:
-                await self.store.release(run, lease.epoch)
-                raise
-
-    async def lease(self, run: str, host: Host) -> Lease:
-        """Become the owner of a run that nobody living owns; raises as the store's `claim` does."""
-        try:
-            return await self.store.claim(run, host.sink, python=PYTHON)
-        except RunOwnedError:
-            if run in self._executions or list(self.taking.values()).count(run) > 1:
-                raise
-            # It may be this store's own for nobody: left behind where its release could not be written.
-            await self.store.release(run, (await self.store.run(run)).epoch)
-            return await self.store.claim(run, host.sink, python=PYTHON)
-
-    async def _go_on(self, host: Host, lease: Lease, work: FlowWork, secrets: RunSecrets) -> RunHandle[Any]:
-        history = histories.read(lease.run, await self.store.events(lease.run))
-        if history.other_python:
-            history.codes = {digest: await self.value(source) for digest, source in history.codes.items()}
-        assert history.started is not None
-        data = await self.value(history.started.inputs)
-        registry = await self.value(history.started.registry)
-        return self._begin(host, lease, work, data, history, registry, secrets)
+        return await self._kept(run, claimed(self, run, flow.work, unasked=unasked))
 
     async def begin_fork(
         self,
@@ -475,7 +460,7 @@ class Runtime:
         async def create() -> RunHandle[Any]:
             with secrets.entering():
                 await submit(host, append)
-                return await self._go_on(host, Lease(run, 1, append.seq), work, secrets)
+                return await go_on(self, host, Lease(run, 1, append.seq), work, secrets)
 
         return await self._kept(run, create())
 
@@ -512,27 +497,26 @@ class Runtime:
         """
         return await replay(self, run, options, flow)
 
-    async def cancel(self, run: str, reason: str = "") -> None:
-        """Ask for a run to be cancelled, whoever owns it. One that nobody owns is cancelled at once.
+    async def cancel(
+        self, run: str, reason: str = "", *, now: bool = False, flow: Flow[..., Any] | None = None
+    ) -> None:
+        """Ask for a run to be cancelled, whoever owns it: its flow sees a cancellation, and its cleanup code runs.
+
+        One that nobody owns is resumed here for that. Where its flow cannot be loaded, the request is kept in its log:
+        the next process that hosts the flow cancels it.
+
+        Args:
+            run: The run's whole id.
+            reason: Why; recorded with the run.
+            now: Close a run that nobody owns at once, without its cleanup.
+            flow: Its flow; found by what the run remembers if not given.
 
         Raises:
             NotFoundError: No such run.
             RunError: It has finished; EncodeError: The reason holds a secret.
         """
-        await loader.opened(self, run)
-        live = self._executions.get(run)
-        secrets = live.secrets if live else RunSecrets(self.vault, run)
-        secrets.check_text(text_of(reason, "cancel: reason"), "the reason of a cancellation")
-        row = await self.store.run(run)
-        if live is None and not row.live and row.status not in FINISHED:
-            host = self.host()
-            lease = await self.store.claim(run, host.sink, python=PYTHON)
-            cancelled = RunCancelled(1, time.time(), reason)
-            await submit(host, Append(run, lease.epoch, [cancelled], host.sink, forget=True))
-            return
-        await self.store.post(run, CancelRequested(1, time.time(), reason))
-        if live is not None:
-            live.host.loop.call_soon_threadsafe(live.cancel, reason)
+        await self.open()
+        await cancel(self, run, text_of(reason, "cancel: reason"), now=flag_of(now, "cancel: now"), flow=flow)
 
     async def recover(self) -> list[str]:
         """Resume, on this loop, the unfinished runs of loaded flows that nobody owns. Gives their ids.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
 from kitaru.errors import UsageError
 from kitaru.runtime.arguments import Duration, seconds_of
 from kitaru.runtime.call import Call, current_place
-from kitaru.runtime.children import awaited_result, child_id, drop_failures, give_up_child, start_child
+from kitaru.runtime.children import awaited_result, child_id, drop_failures, give_up_child, start_child, taken_up
 from kitaru.runtime.handle import RunHandle
 from kitaru.runtime.log import log
 from kitaru.runtime.threads import on_a_loop, wait_for
@@ -76,7 +76,7 @@ class StartWork(Work):
         return run
 
     def abandoned(self, flight: Flight) -> None:
-        give_up_child(flight.execution, self.child(flight.execution, flight.key))
+        give_up_child(flight.execution, self.child(flight.execution, flight.key), self.flow.work)
 
 
 class HandleWork(Work):
@@ -114,7 +114,9 @@ class HandleWork(Work):
             execution.history.dropped.discard(flight.key)
             if (await runtime.store.run(run)).status in ("failed", "cancelled"):
                 await drop_failures(runtime, run)
-        handle = await resumed(runtime, self.flow, run) if self.own else RunHandle(runtime, run, self.flow, None)
+        handle: RunHandle[Any] = RunHandle(runtime, run, self.flow, None)
+        if self.own:
+            handle = await taken_up(execution, resumed(runtime, self.flow, run))
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
@@ -255,7 +257,7 @@ def _handle_of(place: Place, flow: Flow[..., T], key: str, run: str) -> RunHandl
     own = not execution.rules.replaying or run == child_id(execution.run, key)
     if own:
         if flow.on_parent_end != "abandon":
-            execution.started[run] = None
+            execution.started[run] = flow.work
         if execution.host.runtime.live_run(run) is None:
             execution.host.loop.call_soon_threadsafe(execution.host.spawn, _go_on(execution, flow.work, run))
     return ChildHandle(execution, run, flow.work, own)
@@ -278,6 +280,5 @@ async def _go_on(execution: Execution, work: FlowWork, run: str) -> None:
 
 async def resumed(runtime: Runtime, work: FlowWork, run: str) -> RunHandle[Any]:
     """A run's handle; one that nobody owns is resumed."""
-    from kitaru.runtime.flow import Flow
-
-    return await runtime.resume(run, Flow(work))
+    await runtime.open()
+    return await runtime.take_up(run, work, unasked=True)

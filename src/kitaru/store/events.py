@@ -260,9 +260,12 @@ class Overridden(Event, frozen=True, array_like=True, tag=16):
 
 
 class RunClaimed(Event, frozen=True, array_like=True, tag=17):
+    """A process took the run over. `unasked`: by itself, and not because anybody named this run."""
+
     epoch: int
     owner: str
     python: str
+    unasked: bool = False
 
 
 class RunParked(Event, frozen=True, array_like=True, tag=18):
@@ -374,6 +377,9 @@ STATUS_AFTER: Final[dict[type[Event], Status]] = {
 
 HELD: Final = "held"
 """A `RunParked` whose reason begins so was parked on purpose: nobody resumes the run unasked."""
+
+STUCK: Final = f"{HELD} as stuck: "
+"""How the reason begins where the run's process died too often in a row."""
 
 FINISHED: Final[frozenset[Status]] = frozenset({"completed", "failed", "cancelled", "pruned"})
 """The statuses in which a run no longer runs and has no owner."""

@@ -25,7 +25,7 @@ from kitaru.store.writer import Writer
 _NOT_TO_POST: Final = (RunStarted, RunClaimed, RunRetried, RunPruned)
 
 
-def claim(writer: Writer, run: str, sink: Sink, python: str) -> Callable[[Transaction], Lease]:
+def claim(writer: Writer, run: str, sink: Sink, python: str, unasked: bool) -> Callable[[Transaction], Lease]:
     """Become the run's owner under a new epoch, unless a living process owns it."""
 
     def work(tx: Transaction) -> Lease:
@@ -34,7 +34,9 @@ def claim(writer: Writer, run: str, sink: Sink, python: str) -> Callable[[Transa
             raise RunError(f"run {run} has ended ({found.status}), so nobody can own it", hint="Replay it instead.")
         _refuse_if_owned(writer, tx, run, found)
         epoch = found.epoch + 1
-        event = RunClaimed(v=SCHEMA_VERSION, at=time.time(), epoch=epoch, owner=writer.owner.name, python=python)
+        event = RunClaimed(
+            v=SCHEMA_VERSION, at=time.time(), epoch=epoch, owner=writer.owner.name, python=python, unasked=unasked
+        )
         head = Head(run, found.no, found.epoch, found.seq, found.turn, found.digest, sink)
         tx.write(head, [event], 0)
         tx.flush()

@@ -294,8 +294,9 @@ class Store(Protocol):
             ForkedProcessError: Called in a forked child of the process that opened it.
         """
 
-    async def claim(self, run: str, sink: Sink, *, python: str) -> Lease:
-        """Become the run's owner under a new epoch, recording `RunClaimed`, if nobody living owns it.
+    async def claim(self, run: str, sink: Sink, *, python: str, unasked: bool = False) -> Lease:
+        """Become the run's owner under a new epoch, recording `RunClaimed`, if nobody living owns it. `unasked`, which
+        is recorded: nobody named this run.
 
         Raises:
             NotFoundError: No such run.
@@ -357,8 +358,8 @@ class Store(Protocol):
         limit: int | None = 20,
         before: str | None = None,
     ) -> list[RunRow]:
-        """Runs, newest first. `status` also knows `interrupted`: running, but owned by nobody living. `before` is the
-        id after which the next page starts."""
+        """Runs, newest first. `status` also knows `interrupted`: running, but owned by nobody living, and `stuck`:
+        parked for a reason that begins with `STUCK`. `before` is the id after which the next page starts."""
 
     async def unowned(self, flows: Sequence[str]) -> list[str]:
         """Ids of unfinished runs of these flows (of any, when empty) that nobody living owns and nobody parked on

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from kitaru.errors import AmbiguousError, NotFoundError, RunError
 from kitaru.store import pieces
-from kitaru.store.events import FINISHED, HELD, Status
+from kitaru.store.events import FINISHED, HELD, STUCK, Status
 from kitaru.store.owners import COLUMNS, Health, OwnerRow
 from kitaru.store.pressed import content_of
 from kitaru.store.protocol import Head, RunRow
@@ -96,12 +96,15 @@ async def runs(
     where: list[str] = []
     values: list[Value] = []
     if status:
-        plain = [each for each in status if each != "interrupted"]
+        plain = [each for each in status if each not in ("interrupted", "stuck")]
         some = [f"status IN ({_marks(plain)})"] if plain else []
         values += plain
         if "interrupted" in status:
             some.append(f"(status = 'running' AND {_not_by(alive)})")
             values += alive
+        if "stuck" in status:
+            some.append("(status = 'parked' AND substr(note, 1, ?) = ?)")
+            values += (len(STUCK), STUCK)
         where.append(f"({' OR '.join(some)})")
     if flow is not None:
         where.append("flow = ?")

@@ -174,7 +174,7 @@ class SqliteStore:
             raise self._not_open()
         writer.put(append)
 
-    async def claim(self, run: str, sink: Sink, *, python: str) -> Lease:
+    async def claim(self, run: str, sink: Sink, *, python: str, unasked: bool = False) -> Lease:
         """Become the run's owner under a new epoch, recording `RunClaimed`, if nobody living owns it.
 
         A wait that is cancelled leaves the run unowned.
@@ -183,6 +183,7 @@ class SqliteStore:
             run: The run's id.
             sink: Hears of what others append to the run.
             python: This interpreter's version, recorded.
+            unasked: Whether nobody named this run, recorded.
 
         Raises:
             NotFoundError: No such run.
@@ -190,7 +191,7 @@ class SqliteStore:
             RunError: The run has finished.
         """
         writer = self._ours()
-        job = Job(jobs.claim(writer, run, sink, python))
+        job = Job(jobs.claim(writer, run, sink, python, unasked))
         writer.put(job)
         try:
             return await asyncio.wrap_future(job.future)

@@ -13,6 +13,7 @@ from kitaru.errors import CorruptStoreError, DecodeError, KitaruError, NotFoundE
 from kitaru.runtime.calls.answered import response_of
 from kitaru.runtime.calls.conversation import unchained
 from kitaru.runtime.calls.packed import needs_outcome
+from kitaru.runtime.deaths import is_stuck
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.selecting import checkpoint_around, events_of, selected
 from kitaru.runtime.views.costs import paid, total
@@ -21,6 +22,7 @@ from kitaru.runtime.views.shown import Failure, displayed, failure_of, outcome_s
 from kitaru.store import codec
 from kitaru.store.events import (
     FINISHED,
+    STUCK,
     AnyEvent,
     Attempt,
     Blob,
@@ -106,7 +108,8 @@ class BoundaryView(msgspec.Struct):
 
 
 class RunView(msgspec.Struct):
-    """A run. `status` is `interrupted` where the run's owner died. `help` is the command that helps."""
+    """A run. `status` is `interrupted` where the run's owner died, `stuck` where that happened too often. `help` is the
+    command that helps."""
 
     id: str
     flow: str
@@ -162,7 +165,10 @@ class StepView(msgspec.Struct):
 
 
 def status_of(row: RunRow) -> str:
-    """A run's status for people: one that is running but owned by nobody living is `interrupted`."""
+    """A run's status for people: one that is running but owned by nobody living is `interrupted`, one whose process
+    died too often to be resumed unasked is `stuck`."""
+    if is_stuck(row):
+        return "stuck"
     return "interrupted" if row.status == "running" and not row.live else row.status
 
 
@@ -203,8 +209,8 @@ async def view(runtime: Runtime, run: str) -> RunView:
     shown = RunView(
         id=run, flow=started.flow.name, file=started.flow.file, status=status_of(row), created=row.created,
         updated=row.updated, seconds=_taken(events, row), live=row.live, python=started.python, kitaru=started.kitaru,
-        inputs=await displayed(runtime, started.inputs), boundaries=[], note=row.note, source=row.origin or "",
-        parent=row.parent or "", events=row.seq, damage=damage,
+        inputs=await displayed(runtime, started.inputs), boundaries=[], note=row.note.removeprefix(STUCK),
+        source=row.origin or "", parent=row.parent or "", events=row.seq, damage=damage,
     )  # fmt: skip
     shown.boundaries = boundaries(events, row)
     shown.cost = spent(shown.boundaries)
@@ -456,7 +462,7 @@ def _taken(events: Sequence[Recorded], row: RunRow) -> float:
 
 
 def _help(shown: RunView) -> str:
-    if shown.status in ("interrupted", "parked"):
+    if shown.status in ("interrupted", "parked", "stuck"):
         return f"kitaru resume {shown.id}"
     if shown.status in ("failed", "cancelled"):
         return f"kitaru retry {shown.id}"

@@ -15,13 +15,13 @@ from kitaru.runtime.views.inspect import DONE, VALUES, boundaries, spent, status
 from kitaru.runtime.views.readable import UNREADABLE, readable
 from kitaru.runtime.views.shown import failure_of
 from kitaru.runtime.views.transcript import iso
-from kitaru.store.events import HELD, RunFailed
+from kitaru.store.events import HELD, STUCK, RunFailed
 from kitaru.store.protocol import Recorded, RunRow
 
 if TYPE_CHECKING:
     from kitaru.runtime.runtime import Runtime
 
-STATUSES: Final = ("running", "parked", "interrupted", "completed", "failed", "cancelled", "pruned")
+STATUSES: Final = ("running", "parked", "interrupted", "stuck", "completed", "failed", "cancelled", "pruned")
 _SHORT: Final = 8
 _GENERATED: Final = re.compile(r"[a-z2-7]{16}")
 _ENOUGH: Final = 20_000
@@ -129,8 +129,10 @@ async def _note(runtime: Runtime, row: RunRow, events: list[Recorded], short: st
             message = (failure.message.splitlines() or [""])[0]
             parts.append(f"{cause}{kind}: {message}"[:80])
         parts.append(f"kitaru retry {short}")
-    elif status in ("interrupted", "parked"):
-        if row.note.startswith(f"{HELD}: "):
+    elif status in ("interrupted", "parked", "stuck"):
+        if status == "stuck":
+            parts.append(row.note.removeprefix(STUCK))
+        elif row.note.startswith(f"{HELD}: "):
             parts.append(row.note.removeprefix(f"{HELD}: "))
         parts.append(f"kitaru resume {short}")
     elif row.note:
