@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 from typing import Any
 
 import msgspec
@@ -12,10 +14,12 @@ from kitaru.adapters import (
     Document,
     Endpoint,
     Image,
+    Media,
     Message,
     ModelCall,
     Opaque,
     Output,
+    Part,
     Provider,
     SecretStr,
     Settings,
@@ -354,3 +358,53 @@ def test_what_is_left_out_is_told_with_its_places() -> None:
     )
     known = row(part_fields=frozenset({"cache_control"}), tool_fields=frozenset({"*"}), speakers=True)
     assert fit(MARKED, known).call == MARKED
+
+
+# ---- parts of every kind --------------------------------------------------------------------------------------------
+
+
+PARTS: dict[str, Part] = {
+    "image": Image("image/png", b"\x89PNG-one"),
+    "image_url": Image(url="https://parts.example/a.png"),
+    "document": Document("application/pdf", b"%PDF-one", name="a.pdf"),
+    "document_url": Document(url="https://parts.example/a.pdf"),
+    "audio": Media("audio", "audio/mpeg", b"sound-one"),
+    "audio_url": Media("audio", url="https://parts.example/a.mp3"),
+    "video": Media("video", "video/mp4", b"video-one"),
+    "video_url": Media("video", url="https://parts.example/a.mp4"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name != "test"])
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_law_a_part_is_sent_or_refused_before_anything_is_sent(part: Any, name: str) -> None:
+    asked = ModelCall(name, "m", (Message("user", (part, Text("and?"))),))
+    endpoint = Endpoint(base_url="https://h.example/v1", api_key=SecretStr("key-of-the-test"))
+    try:
+        sent = adapter(name).build_request(fit(asked, provider(name)).call, endpoint).content.decode()
+    except UnsupportedError:
+        return
+    assert (part.url or base64.b64encode(part.data).decode()) in sent
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("openai", {"image", "image_url", "document", "audio"}),
+        ("openai-responses", {"image", "image_url", "document", "document_url"}),
+        ("anthropic", {"image", "image_url", "document", "document_url"}),
+        ("google", set(PARTS)),
+        ("mistral", {"image", "image_url", "document", "document_url", "audio", "audio_url"}),
+        ("openrouter", set(PARTS) - {"audio_url"}),
+        ("ollama", {"image"}),
+    ],
+)
+def test_what_an_api_has_a_form_for_is_sent(name: str, kinds: set[str]) -> None:
+    endpoint = Endpoint(base_url="https://h.example/v1", api_key=SecretStr("key-of-the-test"))
+    sent = set()
+    for kind, part in PARTS.items():
+        with contextlib.suppress(UnsupportedError):
+            asked = ModelCall(name, "m", (Message("user", (part,)),))
+            adapter(name).build_request(fit(asked, provider(name)).call, endpoint)
+            sent.add(kind)
+    assert sent == kinds

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import kitaru
 from kitaru import Runtime, checkpoint, flow
-from kitaru.adapters import Document, Image, Message, Opaque, Reply, Text, ToolCall, Usage
+from kitaru.adapters import Document, Image, Media, Message, Opaque, Reply, Text, ToolCall, Usage
 from kitaru.adapters.message import assistant, own_form
 from kitaru.errors import UsageError
 from kitaru.runtime.calls.conversation import chained, neutral, normalised, public_message, unchained
@@ -117,6 +117,36 @@ def test_the_bytes_of_an_image_come_in_many_forms(part: object) -> None:
             {"type": "document", "media_type": "text/plain", "data": b"a b"},
         ),
         (Document(url="https://h/x.pdf"), {"type": "document", "url": "https://h/x.pdf"}),
+        (
+            {"type": "file", "file": {"filename": "x.pdf", "file_data": "data:application/pdf;base64,eA=="}},
+            {"type": "document", "media_type": "application/pdf", "data": b"x", "name": "x.pdf"},
+        ),
+        (
+            {"type": "input_file", "filename": "a.txt", "file_data": "eA=="},
+            {"type": "document", "media_type": "text/plain", "data": b"x", "name": "a.txt"},
+        ),
+        (
+            {"type": "input_file", "file_url": "https://h/x.pdf"},
+            {"type": "document", "url": "https://h/x.pdf"},
+        ),
+        (
+            {"type": "document_url", "document_url": "https://h/x.pdf", "document_name": "x"},
+            {"type": "document", "url": "https://h/x.pdf", "name": "x"},
+        ),
+        ({"type": "file_url", "file_url": {"url": "https://h/x"}}, {"type": "document", "url": "https://h/x"}),
+        (
+            {"type": "input_audio", "input_audio": {"data": "eA==", "format": "mp3"}},
+            {"type": "media", "kind": "audio", "media_type": "audio/mpeg", "data": b"x"},
+        ),
+        (
+            {"type": "input_audio", "input_audio": "https://h/a.wav"},
+            {"type": "media", "kind": "audio", "url": "https://h/a.wav"},
+        ),
+        (
+            {"type": "video_url", "video_url": {"url": "data:video/webm;base64,eA=="}},
+            {"type": "media", "kind": "video", "media_type": "video/webm", "data": b"x"},
+        ),
+        (Media("video", url="https://h/v"), {"type": "media", "kind": "video", "url": "https://h/v"}),
     ],
 )
 def test_parts_are_recorded_in_neutral_terms(part: object, found: dict[str, Any]) -> None:
@@ -139,6 +169,10 @@ def test_parts_are_recorded_in_neutral_terms(part: object, found: dict[str, Any]
         ({"type": "image"}, "neither data nor a url"),
         ({"type": "image", "source": {"data": base64.b64encode(b"%PDF-1").decode()}}, "its bytes are application/pdf"),
         (5, "part 0 is a int"),
+        ({"type": "file", "file": {"file_id": "f-1"}}, "names a file by its id"),
+        ({"type": "input_file", "filename": "x.pdf"}, "holds no file"),
+        ({"type": "input_audio", "input_audio": {"format": "wav"}}, "holds no audio"),
+        ({"type": "video_url", "video_url": {"url": "ftp://h/v"}}, "not valid base64"),
     ],
 )
 def test_a_part_that_cannot_be_right_is_refused_and_its_place_named(part: object, said: str) -> None:
@@ -375,6 +409,8 @@ some_parts = (
     | st.builds(Image, media_type=st.sampled_from(["", "image/png"]), url=urls, detail=st.sampled_from(["", "low"]))
     | st.builds(Document, media_type=media, data=st.binary(min_size=1, max_size=9), name=texts)
     | st.builds(Document, media_type=st.sampled_from(["", "text/plain"]), url=urls, name=texts)
+    | st.builds(Media, st.just("audio"), st.just("audio/mpeg"), data=st.binary(min_size=1, max_size=9))
+    | st.builds(Media, st.just("video"), st.sampled_from(["", "video/mp4"]), url=urls)
 )
 contents = texts | st.lists(some_parts, min_size=1, max_size=3).map(tuple)
 messages = (

@@ -5,7 +5,7 @@ from kitaru.adapters.call import Effort, ModelCall, Output, Settings, Tool, Tool
 from kitaru.adapters.endpoint import Endpoint
 from kitaru.adapters.fit import Fitted, fit
 from kitaru.adapters.http.exchange import Timeouts
-from kitaru.adapters.message import Document, Image, Message, Opaque, Part, Role, Text, ToolCall
+from kitaru.adapters.message import Document, Image, Media, Message, Opaque, Part, Role, Text, ToolCall
 from kitaru.adapters.provider import Capabilities, Provider
 from kitaru.adapters.providers import adapter, names, provider, providers, split_model
 from kitaru.adapters.reply import (
@@ -33,6 +33,7 @@ __all__ = [
     "FinishReason",
     "Fitted",
     "Image",
+    "Media",
     "Message",
     "ModelCall",
     "Opaque",

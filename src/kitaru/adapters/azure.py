@@ -80,7 +80,7 @@ ROW: Final = Provider(
         features=frozenset(
             {
                 "temperature", "top_p", "seed", "reasoning", "tools", "tool_choice", "json_schema", "json_mode",
-                "images", "image_urls", "documents", "stop", "max_tokens",
+                "images", "image_urls", "documents", "audio", "stop", "max_tokens",
             }
         ),
         schema_dialect="closed",

@@ -68,7 +68,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
             capabilities=Capabilities(
                 speakers=True,
                 part_fields=frozenset({"prompt_cache_breakpoint"}),
-                features=_CHAT | {"documents"},
+                features=_CHAT | {"documents", "audio"},
                 schema_dialect="closed",
                 schema_keywords=_STRICT_KEYWORDS,
                 most_stops=4,
@@ -115,7 +115,9 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
         Provider(
             name="mistral",
             title="Mistral AI",
-            capabilities=Capabilities(features=_CHAT | {"documents", "document_urls"}, schema_dialect="closed"),
+            capabilities=Capabilities(
+                features=_CHAT | {"documents", "document_urls", "audio", "audio_urls"}, schema_dialect="closed"
+            ),
             base_url="https://api.mistral.ai/v1",  # mistralai SDK `sdkconfiguration.py`, `chat.py`
             key_env=("MISTRAL_API_KEY",),
             base_url_env=("MISTRAL_API_BASE",),  # LiteLLM
@@ -144,6 +146,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
             call_ids="short",
             tool_name=True,  # `toolmessage.py`
             documents="document_url",
+            audio="text",
             echoes=("content",),  # `thinkchunk.py`: its signature is for the next turn
         ),
     ),
@@ -152,7 +155,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
             name="together",
             thinks_in_text=True,
             title="Together AI",
-            capabilities=Capabilities(speakers=True, features=_CHAT),
+            capabilities=Capabilities(speakers=True, features=_CHAT | {"audio", "audio_urls", "videos", "video_urls"}),
             # together SDK `resources/chat/completions.py`: chat has a host of its own; `_client.py` names the other.
             base_url="https://api-inference.together.ai/v1",
             key_env=("TOGETHER_API_KEY", "TOGETHER_AI_API_KEY", "TOGETHERAI_API_KEY", "TOGETHER_AI_TOKEN"),
@@ -238,7 +241,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
                 speakers=True,
                 part_fields=frozenset({"cache_control", "prompt_cache_breakpoint"}),
                 tool_fields=frozenset({"cache_control", "defer_loading"}),
-                features=_CHAT | {"documents", "document_urls"},
+                features=_CHAT | {"documents", "document_urls", "audio", "videos", "video_urls"},
                 schema_dialect="closed",
                 most_stops=4,
             ),
@@ -393,7 +396,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
             name="vllm",
             thinks_in_text=True,
             title="vLLM",
-            capabilities=Capabilities(speakers=True, features=_CHAT),
+            capabilities=Capabilities(speakers=True, features=_CHAT | {"audio", "audio_urls", "videos", "video_urls"}),
             base_url="http://localhost:8000/v1",
             key_env=("HOSTED_VLLM_API_KEY", "VLLM_API_KEY"),  # LiteLLM's; the server's own
             base_url_env=("HOSTED_VLLM_API_BASE",),
@@ -412,7 +415,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
                 speakers=True,
                 part_fields=frozenset({"*"}),
                 tool_fields=frozenset({"*"}),
-                features=_CHAT | {"documents"},
+                features=_CHAT | {"documents", "audio", "audio_urls", "videos", "video_urls"},
                 schema_dialect="closed",
             ),
             key_required=False,

@@ -9,7 +9,7 @@ import msgspec
 
 from kitaru.adapters.call import ModelCall, Output, Settings, Tool, ToolChoice
 from kitaru.adapters.fields import is_object
-from kitaru.adapters.message import Document, Image, Message, Text, own_form
+from kitaru.adapters.message import Document, Image, Media, Message, Part, Text, own_form
 from kitaru.adapters.provider import ADVISORY, Capabilities, Provider
 from kitaru.adapters.schema import rewrite
 from kitaru.errors import UnsupportedError, UsageError
@@ -171,9 +171,7 @@ def _known(
 
 def _check_parts(call: ModelCall, has: frozenset[str]) -> None:
     for number, part in _parts(call):
-        image = isinstance(part, Image)
-        what, one = ("images", "an image") if image else ("documents", "a document")
-        by_url = f"{'image' if image else 'document'}_urls"
+        what, one, by_url = _CALLED[part.kind if isinstance(part, Media) else type(part).__name__]
         if part.url and by_url not in has:
             if what in has:
                 raise UnsupportedError(
@@ -193,7 +191,15 @@ def _check_parts(call: ModelCall, has: frozenset[str]) -> None:
         )
 
 
-def _parts(call: ModelCall) -> Iterator[tuple[int, Image | Document]]:
+_CALLED: Final[Mapping[str, tuple[str, str, str]]] = {
+    "Image": ("images", "an image", "image_urls"),
+    "Document": ("documents", "a document", "document_urls"),
+    "audio": ("audio", "a sound", "audio_urls"),
+    "video": ("videos", "a video", "video_urls"),
+}
+
+
+def _parts(call: ModelCall) -> Iterator[tuple[int, Image | Document | Media]]:
     for number, message in enumerate(call.messages):
         if not isinstance(message.content, str):
             for part in message.content:
@@ -324,7 +330,7 @@ def _asked(call: ModelCall, output: Output, instruction: str) -> ModelCall:
         return msgspec.structs.replace(call, messages=(Message("system", instruction), *call.messages))
     first, *others = call.messages
     if isinstance(first.content, str):
-        content: str | tuple[Text | Image | Document, ...] = f"{first.content}\n\n{instruction}".lstrip()
+        content: str | tuple[Part, ...] = f"{first.content}\n\n{instruction}".lstrip()
     else:
         content = (*first.content, Text(instruction))
     return msgspec.structs.replace(call, messages=(msgspec.structs.replace(first, content=content), *others))

@@ -51,7 +51,25 @@ class Document(msgspec.Struct, frozen=True, tag="document", omit_defaults=True):
     more: dict[str, object] = {}
 
 
-Part: TypeAlias = Text | Image | Document
+class Media(msgspec.Struct, frozen=True, tag="media", omit_defaults=True):
+    """A recording: its bytes, or the address that the provider is to fetch it from.
+
+    Args:
+        kind: Sound alone, or a film.
+        media_type: Such as `audio/wav`; always known where there are bytes.
+        data: The bytes.
+        url: The address, where there are no bytes.
+        more: As of `Text`.
+    """
+
+    kind: Literal["audio", "video"]
+    media_type: str = ""
+    data: bytes = b""
+    url: str = ""
+    more: dict[str, object] = {}
+
+
+Part: TypeAlias = Text | Image | Document | Media
 
 
 class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -15,8 +15,8 @@ Advisory: TypeAlias = Literal["temperature", "top_p", "seed", "reasoning", "cont
 """Settings that are dropped with a warning where they are lacked."""
 
 Binding: TypeAlias = Literal[
-    "tools", "tool_choice", "json_schema", "json_mode", "images", "image_urls", "documents", "document_urls", "stop",
-    "max_tokens",
+    "tools", "tool_choice", "json_schema", "json_mode", "images", "image_urls", "documents", "document_urls", "audio",
+    "audio_urls", "videos", "video_urls", "stop", "max_tokens",
 ]  # fmt: skip
 """What a caller relies on: where it is lacked, the call is refused before it is sent.
 

@@ -11,7 +11,7 @@ import msgspec
 from kitaru.adapters.call import ModelCall
 from kitaru.adapters.call_ids import arguments_of, fitted_id
 from kitaru.adapters.fields import is_object
-from kitaru.adapters.message import Document, Image, Message, Part, Text, own_form
+from kitaru.adapters.message import Document, Image, Media, Message, Part, Text, own_form
 from kitaru.errors import UnsupportedError
 
 # "messages.1.content.0.tool_use.id: String should match pattern '^[a-zA-Z0-9_-]+$'".
@@ -161,6 +161,8 @@ def _block(part: Part) -> dict[str, object]:
         case Document():
             title = {"title": part.name} if part.name else {}
             return {"type": "document", "source": _source(part), **title, **part.more}
+        case Media():
+            raise UnsupportedError(f"Anthropic's API takes no {part.kind}", hint="Write down what it says.")
 
 
 def _source(part: Document) -> dict[str, object]:

@@ -21,7 +21,7 @@ from kitaru.adapters.call_ids import arguments_of, is_made, tool_names
 from kitaru.adapters.endpoint import Endpoint
 from kitaru.adapters.google.reply import read
 from kitaru.adapters.google.stream import GoogleStream
-from kitaru.adapters.message import Document, Image, Message, Part, Text, own_form
+from kitaru.adapters.message import Document, Image, Media, Message, Part, Text, own_form
 from kitaru.adapters.nested import with_nested
 from kitaru.adapters.provider import Capabilities, Feature, Lacks, Provider
 from kitaru.adapters.reply import Reply
@@ -37,7 +37,7 @@ _VERSION: Final = "v1beta"
 _FEATURES: Final[frozenset[Feature]] = frozenset(
     {
         "temperature", "top_p", "seed", "reasoning", "tools", "tool_choice", "json_schema", "json_mode", "images",
-        "image_urls", "documents", "document_urls", "stop", "max_tokens",
+        "image_urls", "documents", "document_urls", "audio", "audio_urls", "videos", "video_urls", "stop", "max_tokens",
     }
 )  # fmt: skip
 
@@ -348,7 +348,8 @@ def _part(part: Part) -> dict[str, object]:
     match part:
         case Text(text):
             return {"text": text, **part.more}
-        case Image(media_type, data, url) | Document(media_type, data, url):
+        case Image() | Document() | Media():
+            media_type, data, url = part.media_type, part.data, part.url
             if data:
                 return {"inlineData": {"mimeType": media_type, "data": base64.b64encode(data).decode()}, **part.more}
             named = {"mimeType": media_type} if media_type else {}

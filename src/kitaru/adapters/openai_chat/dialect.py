@@ -37,6 +37,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
         tool_strict: Whether a tool may say `strict`.
         image_detail: Whether an image may say how closely to look.
         documents: How a document is written.
+        audio: How sound is written: as data and format, or as a text alone.
         text_parts: Whether several texts of one message go as parts of their own; else a line break joins them.
         echoes: Fields of an assistant's turn that go back with it, as they came; `content` where its parts hold more
             than text, `tool_calls` where they hold more than calls.
@@ -61,6 +62,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     image_detail: bool = True
     documents: Literal["file", "document_url", "file_url"] = "file"
     text_parts: bool = False
+    audio: Literal["object", "text"] = "object"
     echoes: tuple[str, ...] = ()
     demands: str = ""
     thinking_apart: bool = False

@@ -12,11 +12,13 @@ from typing import Final
 import msgspec
 
 from kitaru.adapters.call import ModelCall
-from kitaru.adapters.message import Document, Image, Message, Part, Text, ToolCall, own_form
+from kitaru.adapters.message import Document, Image, Media, Message, Part, Text, ToolCall, own_form
 from kitaru.adapters.openai_chat.dialect import Dialect, thinks
 
 _LETTERS: Final = string.ascii_letters + string.digits
 _SHORT: Final = re.compile(r"[A-Za-z0-9]{9}")
+
+_FORMATS: Final = {"mpeg": "mp3", "wave": "wav", "vnd.wave": "wav"}
 
 # OpenAI: "string too long. Expected a string with maximum length 40".
 _LONGEST_ID: Final = 40
@@ -144,6 +146,20 @@ def _part(part: Part, dialect: Dialect) -> dict[str, object]:
             return {"type": "image_url", "image_url": {"url": part.url or _data_url(part), **detail}, **part.more}
         case Document():
             return {**_document(part, dialect), **part.more}
+        case Media(kind="video"):
+            return {"type": "video_url", "video_url": {"url": part.url or _data_url(part)}, **part.more}
+        case Media():
+            return {**_audio(part, dialect), **part.more}
+
+
+def _audio(part: Media, dialect: Dialect) -> dict[str, object]:
+    if dialect.audio == "text":  # mistralai SDK `audiochunk.py`
+        return {"type": "input_audio", "input_audio": part.url or _base64(part)}
+    if part.url:  # together SDK `chat_completion_user_message_param.py`; vLLM's "Multimodal inputs"
+        return {"type": "audio_url", "audio_url": {"url": part.url}}
+    # openai SDK `chat_completion_content_part_input_audio_param.py`
+    ending = part.media_type.partition(";")[0].rpartition("/")[2].removeprefix("x-")
+    return {"type": "input_audio", "input_audio": {"data": _base64(part), "format": _FORMATS.get(ending, ending)}}
 
 
 def _document(part: Document, dialect: Dialect) -> dict[str, object]:
@@ -159,11 +175,11 @@ def _document(part: Document, dialect: Dialect) -> dict[str, object]:
             return {"type": "file_url", "file_url": {"url": part.url or _base64(part)}, **name}
 
 
-def _data_url(part: Image | Document) -> str:
+def _data_url(part: Image | Document | Media) -> str:
     return f"data:{part.media_type};base64,{_base64(part)}"
 
 
-def _base64(part: Image | Document) -> str:
+def _base64(part: Image | Document | Media) -> str:
     return base64.b64encode(part.data).decode("ascii")
 
 

@@ -42,7 +42,7 @@ def _row() -> Provider:
     known = openai.capabilities
     capabilities = msgspec.structs.replace(
         known,
-        features=known.features - _MISSING | _DOCUMENTS,
+        features=known.features - _MISSING - {"audio"} | _DOCUMENTS,
         most_stops=None,
         models=(*known.models, Lacks(_NO_THINKING, frozenset({"reasoning"}))),
         tool_fields=frozenset({"allowed_callers", "defer_loading", "output_schema"}),  # `function_tool_param.py`

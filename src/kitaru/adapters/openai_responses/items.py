@@ -11,7 +11,7 @@ import msgspec
 from kitaru.adapters.call import ModelCall
 from kitaru.adapters.call_ids import fitted_id
 from kitaru.adapters.fields import is_object
-from kitaru.adapters.message import Document, Image, Message, Part, Text, own_form
+from kitaru.adapters.message import Document, Image, Media, Message, Part, Text, own_form
 from kitaru.errors import UnsupportedError
 
 # "Invalid 'input[1].call_id': string too long. Expected a string with maximum length 64".
@@ -103,6 +103,10 @@ def _part(part: Part) -> dict[str, object]:
                 return {"type": "input_file", "file_url": part.url, **part.more}
             name = part.name or ("document.pdf" if part.media_type == "application/pdf" else "document")
             return {"type": "input_file", "filename": name, "file_data": _data_url(part), **part.more}
+        case Media():
+            raise UnsupportedError(
+                f"OpenAI's responses API takes no {part.kind}", hint="Ask openai/, or write it down."
+            )
 
 
 def _data_url(part: Image | Document) -> str:

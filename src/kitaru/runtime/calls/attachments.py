@@ -16,9 +16,9 @@ from kitaru.runtime.work import stand_in
 from kitaru.store import files
 
 if TYPE_CHECKING:
-    from kitaru.adapters import Document, Image
+    from kitaru.adapters import Document, Image, Media
 
-Attachment: TypeAlias = "str | os.PathLike[str] | bytes | Mapping[str, object] | Image | Document"
+Attachment: TypeAlias = "str | os.PathLike[str] | bytes | Mapping[str, object] | Image | Document | Media"
 """A path, bytes, an http(s) or data: URL, or `{"data": ..., "media_type": ..., "name": ...}`."""
 
 LARGEST: Final = 20 * 1024 * 1024
@@ -49,7 +49,7 @@ _ENDINGS: Final = {
 _KNOWN: Final = "Images are PNG, JPEG, GIF or WebP, documents are PDF."
 
 
-def part_of(attachment: object) -> Image | Document:
+def part_of(attachment: object) -> Image | Document | Media:
     """Return an attachment as a part of a message.
 
     Args:
@@ -60,10 +60,10 @@ def part_of(attachment: object) -> Image | Document:
     Raises:
         UsageError: It is missing, unreadable, empty, too large, or of an unknown type; names it.
     """
-    from kitaru.adapters import Document, Image
+    from kitaru.adapters import Document, Image, Media
 
     attachment = stand_in(attachment)
-    if isinstance(attachment, Image | Document):
+    if isinstance(attachment, Image | Document | Media):
         return attachment
     if isinstance(attachment, bytes | bytearray | memoryview):
         return _from_bytes(bytes(attachment), "the attachment", "")
@@ -109,7 +109,7 @@ def attached(messages: Sequence[Mapping[str, Any]], attachments: Sequence[object
     return found
 
 
-def builtins_of(part: Image | Document) -> dict[str, Any]:
+def builtins_of(part: Image | Document | Media) -> dict[str, Any]:
     """Return a part as it is recorded: what is empty is left out, and bytes stay bytes."""
     import msgspec
 
@@ -145,7 +145,12 @@ def sniffed(data: bytes) -> str:
     return next((media_type for begin, media_type in _SIGNATURES if data.startswith(begin)), "")
 
 
-def _from_path(path: Path) -> Image | Document:
+def media_type_of(name: str) -> str:
+    """Return the media type that a file's name tells, or an empty string."""
+    return _ENDINGS.get(name.rpartition(".")[2].lower(), "")
+
+
+def _from_path(path: Path) -> Image | Document | Media:
     what = f"the attachment {str(path)!r}"
     try:
         data = files.read_file(path, LARGEST)
@@ -161,19 +166,19 @@ def _from_path(path: Path) -> Image | Document:
     return _from_bytes(data, what, path.name)
 
 
-def _from_url(url: str, stated: str, name: str) -> Image | Document:
+def _from_url(url: str, stated: str, name: str) -> Image | Document | Media:
     from kitaru.adapters import Document, Image
 
     if any(char.isspace() for char in url) or not urlsplit(url).netloc:
         raise UsageError("an attached URL is not a valid http(s) address")
     path = urlsplit(url).path
-    media_type = stated or _ENDINGS.get(path.rpartition(".")[2].lower(), "")
+    media_type = stated or media_type_of(path)
     if media_type == "application/pdf" or media_type.startswith("text/"):
         return Document(media_type=media_type, url=url, name=name)
     return Image(media_type=media_type if media_type.startswith("image/") else "", url=url)
 
 
-def _from_mapping(mapping: Mapping[str, object]) -> Image | Document:
+def _from_mapping(mapping: Mapping[str, object]) -> Image | Document | Media:
     if more := sorted(str(key) for key in mapping.keys() - {"data", "url", "media_type", "name"}):
         raise UsageError(
             f"an attachment has no {', '.join(more)}", hint='Write {"data": ..., "media_type": ..., "name": ...}.'
@@ -190,8 +195,8 @@ def _from_mapping(mapping: Mapping[str, object]) -> Image | Document:
     return _from_bytes(bytes(data), what, name, stated)
 
 
-def _from_bytes(data: bytes, what: str, name: str, stated: str = "") -> Image | Document:
-    from kitaru.adapters import Document, Image
+def _from_bytes(data: bytes, what: str, name: str, stated: str = "") -> Image | Document | Media:
+    from kitaru.adapters import Document, Image, Media
 
     if not data:
         raise UsageError(f"{what} is empty")
@@ -201,6 +206,8 @@ def _from_bytes(data: bytes, what: str, name: str, stated: str = "") -> Image | 
         raise UsageError(f"{what} is of an unknown type", hint=f"{_KNOWN} Another type has to be named: media_type.")
     if media_type.startswith("image/"):
         return Image(media_type=media_type, data=data)
+    if media_type.startswith(("audio/", "video/")):
+        return Media("audio" if media_type.startswith("audio/") else "video", media_type=media_type, data=data)
     return Document(media_type=media_type, data=data, name=name)
 
 

@@ -257,13 +257,18 @@ def _marked(content: object, mark: object) -> list[Any]:
 
 def _looks_like_parts(content: Sequence[object]) -> bool:
     """A tool's result may be a list of its own."""
-    from kitaru.adapters import Document, Image, Text
+    from kitaru.adapters import Document, Image, Media, Text
 
     types = ("text", "image", "image_url", "input_text", "input_image", "document")
     return bool(content) and all(
-        isinstance(part, Text | Image | Document) or (isinstance(part, Mapping) and part.get("type") in types)
+        isinstance(part, Text | Image | Document | Media)
+        or (isinstance(part, Mapping) and (part.get("type") in types or _is_media(part)))
         for part in content
     )
+
+
+def _is_media(part: Mapping[Any, object]) -> bool:
+    return part.get("type") == "media" and part.get("kind") in ("audio", "video")
 
 
 def _json(value: object, at: str) -> str:
@@ -346,7 +351,7 @@ def _opaque(opaque: object, role: str, at: str) -> Message | None:
 
 
 def _public_part(part: Part) -> dict[str, object]:
-    from kitaru.adapters import Document, Text
+    from kitaru.adapters import Document, Media, Text
 
     if isinstance(part, Text):
         return {"type": "text", "text": part.text, **part.more}
@@ -355,6 +360,8 @@ def _public_part(part: Part) -> dict[str, object]:
         source["media_type"] = part.media_type
     elif not part.url:
         source = {"type": "base64", "media_type": part.media_type, "data": base64.b64encode(part.data).decode()}
+    if isinstance(part, Media):
+        return {"type": "media", "kind": part.kind, "source": source, **part.more}
     if isinstance(part, Document):
         return {"type": "document", "source": source, **({"title": part.name} if part.name else {}), **part.more}
     return {"type": "image", "source": source, **({"detail": part.detail} if part.detail else {}), **part.more}
