@@ -223,6 +223,56 @@ def test_a_choice_of_an_unknown_tool_is_a_mistake() -> None:
         fit(call(tools=(SEARCH,), tool_choice=ToolChoice("tool", "find")), row())
 
 
+LOOK, FIND, DO = (Tool(name, "", {"type": "object", "properties": {}}) for name in ("look", "find", "do"))
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_a_choice_of_several_tools_offers_only_these_where_they_cannot_be_named(mode: Any) -> None:
+    asked = call(tools=(LOOK, FIND, DO), tool_choice=ToolChoice(mode, names=("do", "look")))
+    found = fit(asked, row()).call
+    assert (found.tools, found.tool_choice) == ((LOOK, DO), ToolChoice(mode))
+    assert fit(asked, row(tool_sets=True)).call == asked
+    with pytest.raises(UsageError, match=r"'other'.*look"):
+        fit(call(tools=(LOOK,), tool_choice=ToolChoice(mode, names=("other",))), row())
+
+
+@pytest.mark.parametrize(
+    ("name", "choice", "written"),
+    [
+        (
+            "openai", "required",
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [
+                {"type": "function", "function": {"name": "look"}},
+                {"type": "function", "function": {"name": "do"}}]}}},
+        ),
+        (
+            "openai-responses", "auto",
+            {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [
+                {"type": "function", "name": "look"}, {"type": "function", "name": "do"}]}},
+        ),
+        (
+            "google", "required",
+            {"toolConfig": {"functionCallingConfig": {"mode": "ANY", "allowedFunctionNames": ["look", "do"]}}},
+        ),
+        (
+            "google", "auto",
+            {"toolConfig": {"functionCallingConfig": {"mode": "VALIDATED", "allowedFunctionNames": ["look", "do"]}}},
+        ),
+        ("anthropic", "required", {"tool_choice": {"type": "any"}}),
+    ],
+)  # fmt: skip
+def test_a_choice_of_several_tools_is_written_in_the_api_s_words(
+    name: str, choice: Any, written: dict[str, Any]
+) -> None:
+    tools = (LOOK, FIND, DO)
+    asked = ModelCall(
+        name, "m", (Message("user", "hi"),), tools=tools, tool_choice=ToolChoice(choice, names=("look", "do"))
+    )
+    endpoint = Endpoint(base_url="https://h.example/v1", api_key=SecretStr("key-of-the-test"))
+    sent = msgspec.json.decode(adapter(name).build_request(fit(asked, provider(name)).call, endpoint).content)
+    assert {key: sent[key] for key in written} == written
+
+
 def test_a_strict_tool_is_closed_where_the_provider_wants_it_and_loose_where_it_cannot_be() -> None:
     found = fit(call(tools=(SEARCH, Tool("free", "", FREE, strict=True))), row(schema_dialect="closed")).call.tools
     assert found[0].strict

@@ -265,6 +265,18 @@ def test_tools_keep_their_order_and_no_two_have_one_name() -> None:
         ({"type": "any"}, ToolChoice("required")),
         ({"type": "auto"}, ToolChoice("auto")),
         (ToolChoice("tool", "find"), ToolChoice("tool", "find")),
+        ([weather, "find", "find"], ToolChoice("required", names=("weather", "find"))),
+        (
+            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "find"}]},
+            ToolChoice("auto", names=("find",)),
+        ),
+        (
+            {
+                "type": "allowed_tools",
+                "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": "find"}}]},
+            },
+            ToolChoice("required", names=("find",)),
+        ),
     ],
 )
 def test_a_choice_is_understood_in_every_form(choice: Any, found: ToolChoice | None) -> None:
@@ -281,6 +293,9 @@ def test_a_choice_is_understood_in_every_form(choice: Any, found: ToolChoice | N
         ({"type": "odd"}, "'odd' is not known"),
         ({"type": "auto", "disable_parallel_tool_use": True}, "'disable_parallel_tool_use'"),
         (5, "cannot be a int"),
+        ([], "names no tool"),
+        (["weather", "serch"], "'serch'.*weather"),
+        ({"type": "allowed_tools", "mode": "none", "tools": []}, "allowed_tools have a mode"),
     ],
 )
 def test_a_choice_that_is_no_tool_is_refused(choice: Any, said: str) -> None:

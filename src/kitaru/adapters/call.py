@@ -54,10 +54,17 @@ class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether the model may, must not, or must call a tool, or which one."""
+    """Whether the model may, must not, or must call a tool, or which one.
+
+    Args:
+        mode: `tool` is the one called `name`.
+        name: Of that tool.
+        names: With `auto` and `required`: the tools that are allowed; empty for all.
+    """
 
     mode: Literal["auto", "none", "required", "tool"] = "auto"
     name: str = ""
+    names: tuple[str, ...] = ()
 
 
 class Output(msgspec.Struct, frozen=True, omit_defaults=True):

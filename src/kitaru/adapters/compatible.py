@@ -69,6 +69,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
                 speakers=True,
                 part_fields=frozenset({"prompt_cache_breakpoint"}),
                 features=_CHAT | {"documents", "audio"},
+                tool_sets=True,
                 schema_dialect="closed",
                 schema_keywords=_STRICT_KEYWORDS,
                 most_stops=4,

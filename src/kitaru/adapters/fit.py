@@ -56,6 +56,7 @@ def fit(call: ModelCall, row: Provider, lacking: Mapping[str, str] = {}) -> Fitt
     settings, warnings = _settings(call, row, has, lacking)
     _check_limits(call, row, has)
     _check_parts(call, has)
+    call = _narrowed(call, row)
     choice = _choice(call, row, has)
     call, unknown = _without_unknown_fields(call, row)
     messages, left_out = _without_foreign_turns(call)
@@ -226,6 +227,19 @@ def _without_foreign_turns(call: ModelCall) -> tuple[tuple[Message, ...], list[s
 
 
 # ---- tools ----------------------------------------------------------------------------------------------------------
+
+
+def _narrowed(call: ModelCall, row: Provider) -> ModelCall:
+    """Offer only the tools that a choice allows, where the API cannot be told to choose among them."""
+    choice, names = call.tool_choice, {tool.name for tool in call.tools}
+    if choice is None or not choice.names:
+        return call
+    if unknown := [name for name in choice.names if name not in names]:
+        raise UsageError(f"tool_choice names {unknown[0]!r}, which is none of the call's tools: {', '.join(names)}")
+    if row.capabilities.tool_sets:
+        return call
+    tools = tuple(tool for tool in call.tools if tool.name in choice.names)
+    return msgspec.structs.replace(call, tools=tools, tool_choice=ToolChoice(choice.mode))
 
 
 def _choice(call: ModelCall, row: Provider, has: frozenset[str]) -> ToolChoice | None:

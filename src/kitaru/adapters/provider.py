@@ -46,6 +46,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         features: What it has.
         tool_choices: Which choices beyond `auto` it knows; part of `tool_choice`.
+        tool_sets: Whether a choice may name several tools; elsewhere only these are offered.
         most_stops: How many stop texts it takes; None for no known limit.
         schema_dialect: How a JSON schema has to be written to be followed to the letter: `closed` wants every property
             required and objects closed (openai's strict mode), `open` takes a plain schema, `google` a subset, and
@@ -60,6 +61,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
     features: frozenset[Feature]
     tool_choices: frozenset[Literal["none", "required", "tool"]] = frozenset({"none", "required", "tool"})
+    tool_sets: bool = False
     most_stops: int | None = None
     schema_dialect: Literal["closed", "open", "google", "anthropic"] = "open"
     schema_keywords: frozenset[str] = frozenset()

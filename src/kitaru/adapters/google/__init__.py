@@ -59,6 +59,7 @@ ROW: Final = Provider(
         features=_FEATURES,
         most_stops=5,  # `GenerationConfig.stopSequences` in the API's reference
         schema_dialect="google",
+        tool_sets=True,
         # google-genai `types.py`; the API takes either case.
         part_fields=frozenset({"mediaResolution", "media_resolution", "videoMetadata", "video_metadata"}),
         tool_fields=frozenset({"behavior", "response", "responseJsonSchema", "response_json_schema"}),
@@ -260,6 +261,8 @@ def _tool_config(call: ModelCall) -> dict[str, object] | None:
             config = {"mode": "NONE"}
         case "required":
             config = {"mode": "ANY"}
+        case "auto" if call.tool_choice is not None and call.tool_choice.names:
+            config = {"mode": "VALIDATED"}  # AUTO takes no names
         case "tool":
             assert call.tool_choice is not None
             config = {"mode": "ANY", "allowedFunctionNames": [call.tool_choice.name]}
@@ -269,6 +272,8 @@ def _tool_config(call: ModelCall) -> dict[str, object] | None:
             config = {"mode": "AUTO"}
         case _:
             return None
+    if call.tool_choice is not None and call.tool_choice.names:
+        config["allowedFunctionNames"] = list(call.tool_choice.names)
     return {"functionCallingConfig": config}
 
 

@@ -138,6 +138,9 @@ def _tool(tool: Tool, dialect: Dialect) -> dict[str, object]:
 
 
 def _choice(choice: ToolChoice, dialect: Dialect) -> object:
+    if choice.names:  # openai SDK `chat_completion_allowed_tool_choice_param.py`
+        tools = [{"type": "function", "function": {"name": name}} for name in choice.names]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": choice.mode, "tools": tools}}
     match choice.mode:
         case "tool":
             return {"type": "function", "function": {"name": choice.name}}

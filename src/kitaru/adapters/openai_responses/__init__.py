@@ -147,6 +147,9 @@ def _tool(tool: Tool) -> dict[str, object]:
 def _tool_choice(choice: ToolChoice | None) -> object:
     if choice is None:
         return None
+    if choice.names:  # `tool_choice_allowed_param.py`
+        tools = [{"type": "function", "name": name} for name in choice.names]
+        return {"type": "allowed_tools", "mode": choice.mode, "tools": tools}
     return {"type": "function", "name": choice.name} if choice.mode == "tool" else choice.mode
 
 

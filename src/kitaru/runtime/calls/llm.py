@@ -172,7 +172,11 @@ class Llm:
         prompt: Prompt,
         *,
         tools: Sequence[ToolSource] = (),
-        tool_choice: str | Mapping[str, object] | Callable[..., object] | None = None,
+        tool_choice: str
+        | Mapping[str, object]
+        | Callable[..., object]
+        | Sequence[str | Callable[..., object]]
+        | None = None,
         model: str | None = None,
         system: str | None = None,
         temperature: float | None = None,
@@ -199,7 +203,8 @@ class Llm:
         Args:
             prompt: The text, or messages; `reply.message` and `tool_call.result(...)` are messages to append.
             tools: What the model may ask to have called: functions, checkpoints, or JSON schemas.
-            tool_choice: `auto`, `none`, `required`, or the one tool to call: its name, or the function itself.
+            tool_choice: `auto`, `none`, `required`, the one tool to call (its name, or the function itself), or a
+                list of tools, one of which has to be called.
 
         The other arguments are those of `kitaru.llm`.
         """

@@ -101,8 +101,8 @@ def choice_of(choice: object, tools: Sequence[Tool]) -> ToolChoice | None:
     """Return which tool the model may or must call, in neutral terms; None where that is left to it.
 
     Args:
-        choice: "auto", "none", "required" (or "any"), a tool's name, the function itself, or a mapping as OpenAI or
-            Anthropic has it.
+        choice: "auto", "none", "required" (or "any"), a tool's name, the function itself, a list of these two, one of
+            which has to be called, or a mapping as OpenAI (`allowed_tools` too) or Anthropic has it.
         tools: The call's tools.
 
     Raises:
@@ -123,18 +123,24 @@ def choice_of(choice: object, tools: Sequence[Tool]) -> ToolChoice | None:
     elif callable(choice):
         name = tool_of(choice).name
         found = ToolChoice("tool", name)
+    elif isinstance(choice, Sequence) and not isinstance(choice, bytes):
+        names = [one if isinstance(one, str) else tool_of(one).name for one in choice]
+        name, found = "", ToolChoice("required", names=tuple(dict.fromkeys(names)))
+        if not names:
+            raise UsageError("tool_choice names no tool", hint=_CHOICES)
     else:
         raise UsageError(f"tool_choice cannot be a {type(choice).__name__}", hint=_CHOICES)
-    if found.mode != "tool":
+    if found.mode != "tool" and not found.names:
         return _required_of(found, tools)
-    names = [tool.name for tool in tools]
-    if name not in names:
-        listed = ", ".join(names) or "none at all"
+    known = [tool.name for tool in tools]
+    name = next((one for one in found.names or (name,) if one not in known), "")
+    if name:
+        listed = ", ".join(known) or "none at all"
         raise UsageError(f"tool_choice names {name!r}, which is none of the call's tools: {listed}", hint=_CHOICES)
     return found
 
 
-_CHOICES: Final = 'Pass "auto", "none", "required", or one of the tools.'
+_CHOICES: Final = 'Pass "auto", "none", "required", one of the tools, or a list of some.'
 
 
 def arguments_for(source: ToolSource, call: ToolCall | Answered) -> dict[str, Any]:
@@ -356,6 +362,8 @@ def _checked(tool: Tool) -> Tool:
 
 def _choice_from_mapping(choice: Mapping[str, object]) -> ToolChoice:
     kind, inner = choice.get("type"), choice.get("function")
+    if kind == "allowed_tools":
+        return _allowed_tools(choice)
     if more := sorted(str(key)[:40] for key in choice.keys() - {"type", "name", "function"} if choice[key]):
         raise UsageError(
             f"tool_choice has {', '.join(map(repr, more))}, which is not known here",
@@ -367,6 +375,21 @@ def _choice_from_mapping(choice: Mapping[str, object]) -> ToolChoice:
     if isinstance(kind, str) and kind in _WORDS:
         return _WORDS[kind]
     raise UsageError(f"tool_choice of type {str(kind)[:40]!r} is not known", hint=_CHOICES)
+
+
+def _allowed_tools(choice: Mapping[str, object]) -> ToolChoice:
+    stated = choice.get("allowed_tools", choice)
+    mode, listed = (stated.get("mode"), stated.get("tools")) if isinstance(stated, Mapping) else (None, None)
+    names = [
+        _object(one.get("function", one)).get("name")
+        for one in (listed if isinstance(listed, Sequence) else ())
+        if isinstance(one, Mapping)
+    ]
+    if mode not in ("auto", "required") or not names or not all(isinstance(name, str) for name in names):
+        raise UsageError(
+            "tool_choice's allowed_tools have a mode, auto or required, and a list of functions", hint=_CHOICES
+        )
+    return ToolChoice(mode, names=tuple(str(name) for name in names))
 
 
 def _required_of(choice: ToolChoice, tools: Sequence[Tool]) -> ToolChoice:
