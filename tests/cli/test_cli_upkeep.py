@@ -58,14 +58,14 @@ DEEP = "[" * 20_000 + "]" * 20_000
         ["run", "flows.py:nothing", "--input", f"text={DEEP}"],
         ["run", "flows.py:nothing", "--input-json", '{"text": ' + DEEP + "}"],
         ["run", "flows.py:nothing", "--input-json", "@/dev/zero"],
-        ["replay", "mine", "--override", f"end={DEEP}"],
+        ["replay", "mine", "--override", f"fetch={DEEP}"],
         ["runs", "--flow", "\udcff"],
         ["runs", "--limit", "9" * 30],
         ["verify", "--heads", "/dev/zero"],
     ],
 )
 def test_an_input_without_bounds_is_wrong_usage(kitaru: Kitaru, line: list[str]) -> None:
-    kitaru("run", "flows.py:cry", "-i", "text=ahoy", "--run-id", "mine")
+    kitaru("run", "flows.py:pages", "-i", "count=1", "--run-id", "mine")
     done = kitaru(*line)
     assert done.code == 2
     assert "Error:" not in done.err

@@ -74,10 +74,18 @@ def test_a_password_in_a_url_is_not_shown(url: str) -> None:
     assert "ann" in str(caught.value)
 
 
-async def test_a_path_with_characters_of_a_url_works(tmp_path: Path) -> None:
-    path = tmp_path / "a%20?b#c.db"
+@pytest.mark.parametrize(
+    "name", ["a%20?b#c.db", "caf\u00e9 \u2603.db", "not utf-8 \udcff.db", "line\nbreak.db", "-x;'\".db"]
+)
+async def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
     await filled(path)
     assert path.exists()
+    assert await problems(path) == []
+    store = SqliteStore(path)
+    await store.open()
+    assert (await store.rebuild()).runs == 1
+    await store.close()
 
 
 async def test_each_commit_is_flushed_unless_durability_is_process(tmp_path: Path) -> None:

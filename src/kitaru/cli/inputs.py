@@ -6,10 +6,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kitaru.cli import wording
 from kitaru.errors import UsageError
+
+_MOST: Final = 64 << 20
 
 if TYPE_CHECKING:
     from kitaru.runtime.flow import Flow, FlowWork
@@ -129,7 +131,7 @@ def _object(document: str) -> dict[str, object]:
     source = "--input-json"
     try:
         if document == "-":
-            document, source = sys.stdin.read(), "stdin"
+            document, source = stdin_text(), "stdin"
         elif document.startswith("@"):
             source = document[1:]
             document = read_text(Path(source))
@@ -144,6 +146,18 @@ def _object(document: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise UsageError(f"{source} is not a JSON object", hint='Write {"parameter": value, ...}.')
     return value
+
+
+def stdin_text() -> str:
+    """What stands on stdin, up to a limit.
+
+    Raises:
+        UsageError: There is more.
+    """
+    text = sys.stdin.read(_MOST + 1)
+    if len(text) > _MOST:
+        raise UsageError(f"stdin holds more than {_MOST >> 20} MB")
+    return text
 
 
 def _too_deep(source: str) -> UsageError:

@@ -14,6 +14,7 @@ from kitaru.cli import wording
 from kitaru.cli.commands import Context, command
 from kitaru.cli.failures import OK
 from kitaru.cli.groups import SECRETS
+from kitaru.cli.inputs import stdin_text
 from kitaru.cli.output import Output, clean
 from kitaru.cli.session import place_of, with_runtime
 from kitaru.errors import UsageError
@@ -137,7 +138,7 @@ def _asked_for(keys: list[str]) -> dict[str, str]:
             f"{' and '.join(keys)} cannot both be read from stdin", hint="Set one after the other, or use a terminal."
         )
     # What an editor or `echo` adds is no part of a key.
-    return {keys[0]: sys.stdin.read().rstrip("\r\n")}
+    return {keys[0]: stdin_text().rstrip("\r\n")}
 
 
 @command(

@@ -77,9 +77,11 @@ def read_file(path: Path, most: int, *, pipes: bool = False) -> bytes:
             raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
         if not pipes and not stat.S_ISREG(kind):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        data = file.read(most + 1) if os.fstat(fd).st_size <= most else None
-    if data is None or len(data) > most:
-        raise FileTooLargeError(errno.EFBIG, f"it has more than {most >> 20} MB", str(path))
+        data: bytes | None = b"" if os.fstat(fd).st_size > most else file.read(most + 1)
+        if data is None:
+            raise BlockingIOError(errno.EAGAIN, "it has nothing to read now", str(path))
+        if len(data) > most or os.fstat(fd).st_size > most:
+            raise FileTooLargeError(errno.EFBIG, f"it has more than {most >> 20} MB", str(path))
     return data
 
 

@@ -218,13 +218,14 @@ class _Projected:
         self.artifacts |= former.artifacts
 
 
-def rebuild(connection: sqlite3.Connection) -> Rebuilt:
+def rebuild(connection: sqlite3.Connection, path: str) -> Rebuilt:
     """Make `runs`, `heads`, `refs` and `piece_refs` again, in one transaction, and the events' index if it is damaged.
 
     A run whose events cannot all be decoded keeps what was known of it before, as far as that can be read.
 
     Args:
         connection: The writing connection.
+        path: Its file.
     """
     problems: list[Problem] = []
     broken = soundness.made_again(connection)
@@ -233,7 +234,7 @@ def rebuild(connection: sqlite3.Connection) -> Rebuilt:
             soundness.forget(connection, schema.EVENTS_INDEX)
             schema.create_events_index(connection)
     # A connection that met a damaged page cannot write until its transaction ends, so another one reads.
-    with contextlib.closing(schema.another(connection)) as reader, schema.transaction(connection):
+    with contextlib.closing(schema.connect(path, busy_timeout=5.0)) as reader, schema.transaction(connection):
         former = _former(reader)
         for name in broken - {schema.EVENTS_INDEX}:
             soundness.forget(connection, name)

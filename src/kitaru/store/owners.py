@@ -107,7 +107,7 @@ class OwnerLock:
 def _is_at(path: Path, fd: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(fd))
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return False
 
 

@@ -83,7 +83,7 @@ class OpenFiles:
         self._known = [(each, at.st_dev, at.st_ino) for each in paths if (at := _found(each)) is not None]
 
     def changed(self) -> str | None:
-        """The first of them that was removed, replaced or emptied; None where all are as they were."""
+        """The first of them that is gone, replaced, empty or out of reach; None where all are as they were."""
         for number, (path, device, inode) in enumerate(self._known):
             found = _found(path)
             # A database in WAL mode has a first page; its WAL is empty at times.
@@ -95,5 +95,6 @@ class OpenFiles:
 def _found(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
+        # Also where it may be there and cannot be looked at: nothing that cannot be checked is acknowledged.
         return None

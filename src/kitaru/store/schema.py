@@ -131,7 +131,7 @@ def connect(
     Raises:
         sqlite3.Error: It cannot be opened.
     """
-    uri = f"file:{quote(path)}?mode={mode}" + ("&immutable=1" if immutable else "")
+    uri = f"file:{quote(os.fsencode(path))}?mode={mode}" + ("&immutable=1" if immutable else "")
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=busy_timeout)
     try:
         connection.execute(f"PRAGMA busy_timeout = {int(busy_timeout * 1000)}")
@@ -366,12 +366,6 @@ def create_projections(connection: sqlite3.Connection) -> None:
 def create_events_index(connection: sqlite3.Connection) -> None:
     """Create the index of the events."""
     connection.execute(_EVENTS_INDEX)
-
-
-def another(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """Another connection to the same file, to read with."""
-    (path,) = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
-    return connect(path, busy_timeout=5.0)
 
 
 def _back_up(connection: sqlite3.Connection, path: str) -> str:

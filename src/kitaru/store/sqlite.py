@@ -380,7 +380,8 @@ class SqliteStore:
 
     async def rebuild(self) -> Rebuilt:
         """Make every projection again from the events that can be read, in one transaction."""
-        return await self._alone(maintenance.rebuild)
+        path = self._ours().path
+        return await self._alone(lambda connection: maintenance.rebuild(connection, path))
 
     async def prune(self, *, older_than: float, run: str | None = None) -> Pruned:
         """Remove finished, unowned runs last touched before `older_than`, or the one named, and what only they name.
