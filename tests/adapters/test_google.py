@@ -61,12 +61,31 @@ def parse(
         ("https://g.example/v1", "/v1/models/gemini-3-flash:generateContent"),
         ("https://g.example/gate/v1alpha/", "/gate/v1alpha/models/gemini-3-flash:generateContent"),
         ("https://g.example/gate", "/gate/v1beta/models/gemini-3-flash:generateContent"),
+        (
+            "https://europe-west4-aiplatform.googleapis.com/v1/projects/p/locations/europe-west4",
+            "/v1/projects/p/locations/europe-west4/publishers/google/models/gemini-3-flash:generateContent",
+        ),
+        (
+            "https://g.example/x/v1beta1/projects/p/locations/l/publishers/google/models/y:generateContent",
+            "/x/v1beta1/projects/p/locations/l/publishers/google/models/gemini-3-flash:generateContent",
+        ),
+        (
+            "https://aiplatform.googleapis.com",
+            "/v1/publishers/google/models/gemini-3-flash:generateContent",
+        ),
         ("https://g.example/v1/models/x:generateContent", "/v1/models/gemini-3-flash:generateContent"),
         ("https://g.example/v1beta/openai/", "/v1beta/models/gemini-3-flash:generateContent"),
     ],
 )
 def test_the_version_of_the_address_is_kept_or_added(base: str, path: str) -> None:
     assert built(call(), base).url.path == path
+
+
+def test_an_access_token_travels_as_bearer() -> None:
+    endpoint = Endpoint(base_url="https://g.example", api_key=SecretStr("ya29.of-the-test"))
+    headers = ADAPTER.build_request(call(), endpoint).headers
+    assert headers["authorization"] == "Bearer ya29.of-the-test"
+    assert "x-goog-api-key" not in headers
 
 
 def test_a_stream_is_asked_for_as_server_sent_events() -> None:

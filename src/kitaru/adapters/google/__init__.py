@@ -3,7 +3,8 @@
 The version of the API is part of the address. The default is `v1beta`, although google-genai 3 asks `v1`: `v1` has
 answered 400 `Unknown name` to `systemInstruction` and `tools` (req_llm issue 162) and to `fileData` (js-genai issue
 1746, July 2026), and the aliases `gemini-*-latest` live on `v1beta` only. `GOOGLE_GENAI_API_VERSION`, or a base URL
-that ends in a version, chooses another.
+that ends in a version, chooses another. Vertex AI's addresses are understood, with an access token of Google Cloud or
+an express key as credential.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _HOST: Final = "https://generativelanguage.googleapis.com"  # google-genai `_api_client.py`
 _VERSION: Final = "v1beta"
+_VERTEX: Final = "aiplatform.googleapis.com"  # google-genai `_api_client.py`
 
 _FEATURES: Final[frozenset[Feature]] = frozenset(
     {
@@ -149,7 +151,9 @@ class Google(msgspec.Struct, frozen=True):
         outer, fields["tools"] = _tools(outer)
         body = body_of(outer, fields, _OWN_FIELDS)
         key = key_of(self.row, endpoint, url)
-        named = {"authorization": f"Bearer {key}"} if endpoint.bearer else {"x-goog-api-key": key}
+        # Access tokens of Google Cloud, which Vertex AI asks for, begin so.
+        bearer = endpoint.bearer or key.startswith("ya29.")
+        named = {"authorization": f"Bearer {key}"} if bearer else {"x-goog-api-key": key}
         return post(self.row, url, body, endpoint, named if key else {})
 
     def parse_response(self, call: ModelCall, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
@@ -170,14 +174,20 @@ ADAPTER: Final = Google()
 
 
 def _versioned(base_url: str, version: str) -> str:
-    """Return an address that ends in a version of the API: its own, else `version`."""
+    """Return an address that ends in a version of the API: its own, else `version`.
+
+    Vertex AI's addresses (`.../v1/projects/P/locations/L`, or the host alone with an express key) end in a publisher.
+    """
     try:
         parts = urlsplit(base_url.strip())
     except ValueError:
         return base_url  # `address` says what is wrong with it
     path = parts.path.rstrip("/")
-    if not re.search(r"/v\d+[a-z0-9]*$", path):
-        path = f"{path}/{version}"
+    vertex = (parts.hostname or "").endswith(_VERTEX) or re.search(r"/projects/[^/]+/locations/[^/]+", path)
+    if not re.search(r"/v\d+[a-z0-9]*(/projects/.+|/publishers/.+)?$", path):
+        path = f"{path}/{'v1' if vertex else version}"
+    if vertex and "/publishers/" not in path and "/endpoints/" not in path:
+        path += "/publishers/google"
     return urlunsplit(parts._replace(path=path))
 
 
