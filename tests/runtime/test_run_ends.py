@@ -163,6 +163,20 @@ async def test_the_cleanup_of_a_generator_that_the_flow_leaves_runs_before_the_r
         assert await keys_of(runtime, "whole", StepCancelled) == []
 
 
+async def test_the_cleanup_of_a_generator_that_a_step_leaves_runs_before_the_run_ends(runtime: Runtime) -> None:
+    @checkpoint
+    async def takes_one() -> str:
+        async for number in numbers():
+            return number
+        return "none"
+
+    async def body() -> str:
+        return await takes_one()
+
+    assert await run_of(runtime, body) == "number 0"
+    assert len([key for key in await keys_of(runtime, "r", StepCompleted) if ">" in key]) == 3
+
+
 async def test_the_cleanup_of_a_generator_is_resumed(store_url: str) -> None:
     reached, first_time = asyncio.Event(), True
 

@@ -17,7 +17,7 @@ from kitaru.errors import (
 from kitaru.runtime import live
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.children import end_children
-from kitaru.runtime.keys import RunTask, here
+from kitaru.runtime.keys import RunTask, closes_generator, here
 from kitaru.runtime.raised import raise_unchanged, raised_inside
 from kitaru.store import codec
 from kitaru.store.events import (
@@ -124,13 +124,8 @@ async def _run_body(execution: Execution) -> bytes:
 async def _close_generators(execution: Execution) -> None:
     """Let the async generators that the flow dropped clean up: their loop closes each in a task of its own."""
     await asyncio.sleep(0)
-    while closing := [t for t in execution.tasks if isinstance(t, asyncio.Task) and not t.done() and _closes(t)]:
+    while closing := [task for task in execution.tasks if not task.done() and closes_generator(task)]:
         await asyncio.wait(closing)
-
-
-def _closes(task: asyncio.Task[Any]) -> bool:
-    coro = task.get_coro()
-    return type(getattr(coro, "_inner", coro)).__name__ == "async_generator_athrow"
 
 
 def _failed(execution: Execution, error: BaseException) -> tuple[AnyEvent, BaseException, dict[bytes, bytes]]:

@@ -207,10 +207,18 @@ def _factory_after(before: TaskFactory | None) -> TaskFactory:
             task = RunTask(coro, path=path, salt=place.execution.salt, loop=loop, context=context, **options)
         if place.inside is None:
             place.execution.born(task)
+        elif closes_generator(task):
+            place.execution.tasks.add(task)
         return task
 
     factory.kitaru = True  # type: ignore[attr-defined]  # marks our own, so that it is installed once a loop
     return factory
+
+
+def closes_generator(task: asyncio.Future[Any]) -> bool:
+    """Whether the loop made a task to close an async generator that code of a run left early."""
+    coro = task.get_coro() if isinstance(task, asyncio.Task) else None
+    return type(getattr(coro, "_inner", coro)).__name__ == "async_generator_athrow"
 
 
 def _place_of(coro: object, parent: Place) -> Place:
