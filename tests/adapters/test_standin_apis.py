@@ -345,8 +345,6 @@ def test_the_spent_quota_of_a_day_is_told_by_its_name(server: StandInServer) -> 
 def test_a_truncated_stream_lacks_nothing_but_its_end(provider: str, server: StandInServer) -> None:
     whole = ask(server, provider, stream=True).text
     torn = ask(server, provider, stream=True, fault="truncated").text
-    # The ids count the answers, so one text may be longer by a digit.
-    assert len(torn) <= len(whole) + 2
     marks = {"google": '"finishReason"', "ollama": '"done":true', "anthropic": "message_stop", "cohere": "message-end",
              "openai-responses": "response.completed"}  # fmt: skip
     mark = marks.get(provider, "[DONE]")

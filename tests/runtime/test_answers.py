@@ -484,3 +484,49 @@ def test_a_description_is_the_same_in_every_process() -> None:
 def test_the_output_of_a_form_has_a_name_that_schemas_may_have() -> None:
     names = [form(one).output().name for one in (Person, Box[Point], list[int], int | str, Literal["a"])]
     assert names == ["Person", "Box", "list", "answer", "answer"]
+
+
+# -- what a model wrote around, or into, its JSON ---------------------------------------------------------------------
+
+STREET = '{"street": "Main St 1", "city": "Oslo"}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'Perhaps {{"street": "A very long street that was a draft 99", "city": "Rome"}}? No: {STREET}',
+        f'```json\n{{"street": "a draft", "city": "Rome"}}\n```\nBetter:\n```json\n{STREET}\n```',
+        f'```json\n{{"street": "a draft", "city": "Rome"}}\n```\nBetter: {STREET}',
+    ],
+)
+def test_of_several_values_that_fit_the_last_one_counts(text: str) -> None:
+    assert form(Address).read(text, wrapped=False) == Address("Main St 1", "Oslo")
+
+
+@pytest.mark.parametrize(
+    ("text", "street"),
+    [
+        ('{"street": "Main\nSt 1", "city": "Oslo"}', "Main\nSt 1"),
+        ('{"street": "Main, ]St\t1", "city": "Oslo",}', "Main, ]St\t1"),
+        ('[{"street": "Main St 1", "city": "Oslo"}]', "Main St 1"),
+        ('Here: {"street": "Main St 1",\n "city": "Oslo",\n}', "Main St 1"),
+    ],
+)
+def test_json_that_only_a_lenient_reader_takes_costs_no_repair(text: str, street: str) -> None:
+    assert form(Address).read(text, wrapped=False) == Address(street, "Oslo")
+
+
+def test_a_list_of_one_stays_a_list_where_a_list_is_wanted() -> None:
+    assert form(list[Address]).read(f"[{STREET}]", wrapped=False) == [Address("Main St 1", "Oslo")]
+
+
+def test_whatever_the_checks_of_a_type_raise_the_answer_is_unusable() -> None:
+    @dataclass
+    class Strict:
+        city: str
+
+        def __post_init__(self) -> None:
+            sys.exit(3)
+
+    with pytest.raises(AnswerError, match="refuses it: SystemExit"):
+        form(Strict).read('{"city": "Oslo"}', wrapped=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ import pydantic
 import pytest
 
 import kitaru
-from kitaru import Runtime
+from kitaru import Runtime, checkpoint, flow
 from kitaru.adapters import attempts_of, names, reply_of
-from kitaru.adapters.standin import Fault, FaultKind, Options, StandInServer
+from kitaru.adapters.standin import Fault, FaultKind, Options, Rule, StandInServer
 from kitaru.errors import AnswerError
 from kitaru.store.events import LlmAttempted, LlmCompleted, LlmRequested
 from tests.adapters.talks import address
@@ -260,3 +261,45 @@ async def test_a_file_is_known_by_its_content(runtime: Runtime, standin: StandIn
     await run_of(runtime, asks)
     first, same, other = (event.fingerprint for event in await of_type(runtime, "r", LlmRequested))
     assert first == same != other
+
+
+async def test_an_answer_of_a_class_made_in_a_function_is_of_that_class(runtime: Runtime) -> None:
+    @dataclass
+    class Harbour:
+        place: str
+
+    with StandInServer(Options(rules=(Rule("harbour", answer='{"place": "Brest"}'),))) as server:
+
+        @checkpoint
+        async def inside() -> object:
+            return [await kitaru.llm("harbour", model="openai/m", base_url=server.base_url, response_type=Harbour)]
+
+        @flow
+        async def asks() -> object:
+            first = await kitaru.llm("harbour", model="openai/m", base_url=server.base_url, response_type=Harbour)
+            return {"first": first, "inside": await inside()}
+
+        value = await (await runtime.start(asks.options(run_id="r"))).result()
+        assert value == {"first": Harbour("Brest"), "inside": [Harbour("Brest")]}
+        fork = await runtime.replay("r", flow=asks)
+        assert await fork.handle.result() == value
+
+
+async def test_an_answer_whose_value_cannot_be_recorded_is_paid_and_asked_for_once(runtime: Runtime) -> None:
+    with StandInServer(Options(rules=(Rule("harbour", answer='{"place": "Brest"}'),))) as server:
+        error = await failed(
+            runtime, lambda: kitaru.llm("harbour", model="openai/m", base_url=server.base_url, response_type=Locked)
+        )
+        assert server.counts.total == 1
+    assert isinstance(error, AnswerError)
+    assert reply_of(error) is not None
+    (tried,) = await of_type(runtime, "r", LlmAttempted)
+    assert tried.tried.usage is not None
+
+
+@dataclass
+class Locked:
+    place: str
+
+    def __post_init__(self) -> None:
+        self.lock = threading.Lock()

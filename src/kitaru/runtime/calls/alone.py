@@ -82,6 +82,7 @@ def _flow(work: LlmWork) -> Flow[..., Any]:
         del schema  # of the answer: so that the log has all that the call needs
         return await work.again(sys._getframe(0))
 
+    llm.__annotations__["return"] = work.answer_type
     return Flow(FlowWork(llm, "llm"))
 
 

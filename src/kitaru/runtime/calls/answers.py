@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -67,8 +68,9 @@ class Form:
     def read(self, text: str, *, wrapped: bool) -> object:
         """Return the value that an answer's text stands for.
 
-        JSON is found inside a code fence or prose, too. What the type calls optional and the answer gives as null was
-        left out. Numbers given as text are taken where nothing else fits.
+        JSON is found inside a code fence or prose, too; of several values that fit the last one counts. What the type
+        calls optional and the answer gives as null was left out. Where nothing else fits, JSON with line breaks in its
+        texts or with trailing commas is read, too, and numbers given as text and a list of one value are taken.
 
         Args:
             text: The answer.
@@ -77,15 +79,14 @@ class Form:
         Raises:
             AnswerError: It holds no such value; says what does not fit, where, and how the answer begins.
         """
-        found = list(_values_in(text))
-        if wrapped:
-            found.sort(key=lambda value: unwrapped(value) is value)
-        if not found:
+        found = _values_in(text)
+        loosely = [*found, *_values_in(_tolerable(text))]
+        if not loosely:
             what = "is empty" if not text.strip() else f"holds no JSON ({_why_no_json(text)})"
             raise self._unusable(f"the answer {what}", text)
         problem = ""
-        for lax in (False, True):
-            for value in found:
+        for lax, values in ((False, found), (True, [*loosely, *(one[0] for one in loosely if _is_single(one))])):
+            for value in sorted(values, key=lambda value: unwrapped(value) is value) if wrapped else values:
                 try:
                     return self._value(value, lax=lax, wrapped=wrapped)
                 except UnfitError as error:
@@ -135,8 +136,12 @@ class Form:
         assert self._shape is not None
         try:
             return self._shape.read(without_nulls(value, self._shape.schema), "", Reading(lax=lax))
+        except UnfitError:
+            raise
         except RecursionError:
             raise UnfitError("it is nested too deeply") from None
+        except (Exception, SystemExit) as error:  # checks of the type's own
+            raise UnfitError(f"its type refuses it: {type(error).__name__}: {error}") from error
 
     def _unusable(self, problem: str, text: str) -> AnswerError:
         begins = f"{_BEGINS}{clean(text, 200)}" if text.strip() else ""
@@ -200,28 +205,28 @@ def _short_name(response_type: object) -> str:
 # ---- JSON in a text -------------------------------------------------------------------------------------------------
 
 
-def _values_in(text: str) -> Iterator[object]:
-    """The JSON values in a text: all of it, else those in code fences, then wherever an object or array begins."""
+def _values_in(text: str) -> list[Any]:
+    """The JSON values in a text, the last first: all of it, else wherever an object or array begins, and those in code
+    fences."""
     text = text.strip().removeprefix("\ufeff")
     try:
-        yield msgspec.json.decode(text)
+        return [msgspec.json.decode(text)]
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         pass
-    else:
-        return
+    fenced: list[object] = []
     for block in text.split(_FENCE)[1::2]:
         head, _, rest = block.partition("\n")
         inner = rest if head.strip().isalnum() else block.removeprefix("json")
         try:
-            yield msgspec.json.decode(inner.strip())
+            fenced.append(msgspec.json.decode(inner.strip()))
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             continue
-    yield from _embedded(text)
+    return [*reversed(_embedded(text)), *reversed(fenced)]
 
 
 def _embedded(text: str) -> list[object]:
-    """The objects and arrays between words, the longest first: it is the answer, others are asides."""
-    found: list[tuple[int, object]] = []
+    """The objects and arrays between words, in order."""
+    found: list[object] = []
     at = 0
     for _ in range(_MOST_LOOKED_AT):
         places = [place for place in (text.find("{", at), text.find("[", at)) if place >= 0]
@@ -230,11 +235,24 @@ def _embedded(text: str) -> list[object]:
         at = min(places)
         try:
             _, end = _DECODER.raw_decode(text, at)
-            found.append((at - end, msgspec.json.decode(text[at:end])))
+            found.append(msgspec.json.decode(text[at:end]))
             at = end
         except (ValueError, UnicodeError, RecursionError):
             at += 1
-    return [value for _, value in sorted(found, key=lambda one: one[0])]
+    return found
+
+
+_TEXT_OR_COMMA: Final = re.compile(r'"(?:\\.|[^"\\])*"|,(?=\s*[}\]])', re.DOTALL)
+_CONTROLS: Final = {code: f"\\u{code:04x}" for code in range(32)}
+
+
+def _tolerable(text: str) -> str:
+    """A text whose JSON has no bare line breaks in its texts, and no commas before a closing bracket."""
+    return _TEXT_OR_COMMA.sub(lambda found: found[0].translate(_CONTROLS) if found[0] != "," else "", text)
+
+
+def _is_single(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 1
 
 
 def _not_json(constant: str) -> object:

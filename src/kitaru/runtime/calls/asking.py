@@ -31,7 +31,7 @@ from kitaru.adapters.azure import versioned
 from kitaru.adapters.fit import Fitted, fit
 from kitaru.adapters.prices import Cost, cost_of
 from kitaru.adapters.request import loopback
-from kitaru.errors import AnswerError, ModelConnectionError, ModelError, ProviderError
+from kitaru.errors import AnswerError, EncodeError, ModelConnectionError, ModelError, ProviderError
 from kitaru.runtime.calls.answers import Form
 from kitaru.runtime.calls.asked import Asked
 from kitaru.runtime.calls.question import Sending
@@ -40,6 +40,8 @@ from kitaru.runtime.models.gateway import explained, gateway, gateway_fallback, 
 from kitaru.runtime.models.routes import Route, still_local
 from kitaru.runtime.secrets.credentials import Credential, find, missing, remember
 from kitaru.runtime.secrets.image import run_environment
+from kitaru.runtime.work import stand_in
+from kitaru.store import codec
 from kitaru.store.events import Attempt, LlmAttempted, LlmRecord, Usage
 
 if TYPE_CHECKING:
@@ -256,7 +258,14 @@ class Asking:
         if self._form is None:
             return text
         try:
-            return self._form.read(text, wrapped=fitted.wrapped)
+            value = self._form.read(text, wrapped=fitted.wrapped)
+            codec.encode(value, unknown=stand_in)
+            return value
+        except EncodeError as error:
+            # No error of ours may cost a paid answer: its cost is recorded as that of any that is of no use.
+            refused = AnswerError(f"the answer's value cannot be recorded: {error.message}", hint=error.hint)
+            refused.reply = reply
+            raise refused from error
         except AnswerError as error:
             error.reply = reply
             if reply.finish == "length":
@@ -266,6 +275,8 @@ class Asking:
     def _repair(self, error: AnswerError, reply: ModelReply) -> tuple[Message, ...]:
         """What to say to the model so that it mends its answer; nothing where that cannot help."""
         if self._form is None or not reply.text or reply.refusal is not None or reply.finish not in ("stop", "other"):
+            return ()
+        if isinstance(error.__cause__, EncodeError):
             return ()
         return tuple(self._form.repair(reply.text, error))
 
