@@ -167,7 +167,11 @@ class Done(NamedTuple):
 
     @property
     def json(self) -> Any:
-        return json.loads(self.out)
+        """The document that a command printed, without the version of its schema."""
+        found = json.loads(self.out)
+        if isinstance(found, dict):
+            found.pop("schema", None)
+        return found
 
     @property
     def error(self) -> Any:

@@ -47,7 +47,7 @@ def test_a_replay_says_which_run_becomes_which(kitaru: Kitaru, source: str) -> N
 def test_an_edited_step_is_executed_and_its_change_is_told(kitaru: Kitaru, edited: str) -> None:
     done = kitaru("replay", edited, "--run-id", "again")
     assert re.search(r"● end +executed .*code changed.*output changed", done.out)
-    assert "Result changed:  kitaru show again" in done.out
+    assert "Result changed:  kitaru result again\n  'ahoy!' → 'ahoy?'\n" in done.out
     assert kitaru("show", "again", "--json").json["result"] == "ahoy?"
 
 

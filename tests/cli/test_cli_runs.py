@@ -232,8 +232,12 @@ def test_show_lists_inputs_boundaries_and_metadata(kitaru: Kitaru) -> None:
     assert "now" not in out
 
 
-def test_show_hides_the_middle_of_many_done_steps_unless_asked(kitaru: Kitaru) -> None:
+def test_show_hides_the_middle_of_many_done_steps_on_a_terminal_unless_asked(
+    kitaru: Kitaru, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kitaru("run", "flows.py:pages", "-i", "count=40")
+    assert kitaru("show", "last").out.count("fetch") == 40
+    monkeypatch.setenv("COLUMNS", "100")
     assert re.search(r"33 more done\s+\(--all\)", kitaru("show", "last").out)
     assert kitaru("show", "last", "--all").out.count("fetch") == 40
 
@@ -343,7 +347,7 @@ def test_what_a_checkpoint_calls_stands_under_it(
 
 def test_events_prints_the_log_a_line_an_event(kitaru: Kitaru) -> None:
     kitaru("run", "flows.py:cry", "-i", "text=a")
-    found = [json.loads(line) for line in kitaru("events", "last", "--json").out.splitlines()]
+    found = kitaru("events", "last", "--json").json["events"]
     assert [event["seq"] for event in found] == list(range(1, len(found) + 1))
     assert (found[0]["type"], found[0]["inputs"]) == ("RunStarted", {"text": "a"})
     assert (found[-1]["type"], found[-1]["outcome"]) == ("RunCompleted", "a!")
@@ -352,7 +356,8 @@ def test_events_prints_the_log_a_line_an_event(kitaru: Kitaru) -> None:
 
 def test_following_a_finished_runs_events_ends(kitaru: Kitaru) -> None:
     kitaru("run", "flows.py:cry", "-i", "text=a")
-    assert kitaru("events", "last", "-f", "--json").out == kitaru("events", "last", "--json").out
+    lines = [json.loads(line) for line in kitaru("events", "last", "-f", "--json").out.splitlines()]
+    assert lines == [{"schema": 1, **event} for event in kitaru("events", "last", "--json").json["events"]]
 
 
 def test_the_old_words_still_work_and_are_not_listed(kitaru: Kitaru) -> None:
@@ -372,3 +377,77 @@ def test_a_run_of_another_store_is_found_there_only(kitaru: Kitaru) -> None:
 def test_a_store_that_cannot_be_used_ends_with_its_own_code(kitaru: Kitaru, folder: Path) -> None:
     (folder / "broken.db").write_bytes(b"this is no database" * 100)
     assert kitaru("runs", "--store", "sqlite:///broken.db", "--json").code == 5
+
+
+LONG = "one long line, " * 40
+
+
+def test_result_prints_a_value_whole(kitaru: Kitaru) -> None:
+    kitaru("run", "flows.py:cry", "-i", f"text={LONG}", "--run-id", "r")
+    assert kitaru("result", "r").out == f"{LONG}!\n"
+    assert kitaru("result", "r", "end", "--raw").out == f"{LONG}!"
+    assert kitaru("result", "r", "--json").json["result"] == f"{LONG}!"
+    kitaru("run", "flows.py:pages", "-i", "count=2", "--run-id", "p")
+    assert kitaru("result", "p", "fetch[1]").json == {"title": "page 1", "size": 1}
+
+
+def test_raw_is_the_text_as_it_was_recorded(kitaru: Kitaru) -> None:
+    kitaru("run", "flows.py:evil", "--run-id", "r")
+    assert kitaru("result", "r", "--raw").out == "x\x1b[2J\x9b31my\r\nz!"
+    assert "\x1b" not in kitaru("result", "r").out
+
+
+@pytest.mark.parametrize("step", [[], ["fails"]])
+def test_result_of_what_failed_says_why(kitaru: Kitaru, step: list[str]) -> None:
+    kitaru("run", "flows.py:broken", "-i", "name=x", "--run-id", "r")
+    done = kitaru("result", "r", *step)
+    assert (done.code, done.out) == (1, "")
+    assert "ValueError: x is broken" in done.err
+
+
+def test_nothing_is_cut_where_no_terminal_is(kitaru: Kitaru, monkeypatch: pytest.MonkeyPatch) -> None:
+    kitaru("run", "flows.py:cry", "-i", f"text={LONG}", "--run-id", "r")
+    kitaru("run", "flows.py:broken", "-i", f"name={LONG}", "--run-id", "f")
+    piped = [kitaru("show", "r"), kitaru("events", "r"), kitaru("show", "f"), kitaru("runs")]
+    assert all(LONG.strip() in done.out for done in piped)
+    assert kitaru("show", "r").out.count(LONG) == 2
+    monkeypatch.setenv("COLUMNS", "100")
+    assert all(len(line) <= 100 for line in kitaru("show", "r").out.splitlines())
+
+
+DOCUMENTS = [
+    ("runs",),
+    ("show", "r"),
+    ("show", "r", "end"),
+    ("result", "r"),
+    ("events", "r"),
+    ("costs",),
+    ("replay", "r", "--dry-run"),
+    ("replay", "r", "--verify"),
+    ("replay", "r"),
+    ("secrets", "list"),
+    ("model", "list"),
+    ("verify",),
+    ("version",),
+    ("run", "flows.py:cry", "-i", "text=b"),
+]
+
+
+@pytest.mark.parametrize("words", DOCUMENTS, ids=" ".join)
+def test_json_is_one_document_with_the_version_of_its_schema(kitaru: Kitaru, words: tuple[str, ...]) -> None:
+    kitaru("run", "flows.py:cry", "-i", "text=a", "--run-id", "r")
+    document = json.loads(kitaru(*words, "--json").out)
+    assert next(iter(document.items())) == ("schema", 1)
+    assert json.loads(kitaru("show", "nobody", "--json").err)["schema"] == 1
+
+
+def test_lists_and_views_name_a_runs_facts_alike(kitaru: Kitaru) -> None:
+    kitaru("run", "flows.py:cry", "-i", "text=a", "--run-id", "r")
+    kitaru("replay", "r", "--run-id", "again")
+    for run in ("r", "again"):
+        (listed,) = [one for one in kitaru("runs", "--json").json["runs"] if one["id"] == run]
+        shown = kitaru("show", run, "--json").json
+        assert {name: shown[name] for name in listed if name not in ("note", "cost")} == {
+            name: value for name, value in listed.items() if name not in ("note", "cost")
+        }
+        assert listed["steps"] == {"total": 1, "done": 1, "reused": int(run == "again")}

@@ -118,7 +118,7 @@ def test_show_masks_unless_asked_to_reveal(kitaru: Kitaru) -> None:
 
 
 def test_list_shows_names_and_keys_but_no_values(kitaru: Kitaru) -> None:
-    assert kitaru("secrets", "list", "--json").json == []
+    assert kitaru("secrets", "list", "--json").json == {"secrets": []}
     library.create_secret("b-creds", {"KEY": VALUE}, private=False)
     library.create_secret("a-creds", {"TWO": VALUE, "ONE": VALUE})
     done = kitaru("secrets", "list")

@@ -147,8 +147,8 @@ def test_the_version_is_printed(kitaru: Kitaru, arguments: list[str]) -> None:
 # -- what all have in common ------------------------------------------------------------------------------------------
 
 COMMANDS = [
-    "run", "resume", "retry", "cancel", "runs", "show", "events", "replay", "costs", "verify", "rebuild", "prune",
-    "version", "mock-llm",
+    "run", "resume", "retry", "cancel", "runs", "show", "events", "replay", "result", "costs", "verify", "rebuild",
+    "prune", "version", "mock-llm",
 ]  # fmt: skip
 GROUPS = ["model", "secrets"]
 

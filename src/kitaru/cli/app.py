@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 # What is imported first stands first in the help.
-from kitaru.cli import replay, runs
+from kitaru.cli import replay, result, runs
 
 # isort: split
 from kitaru.cli import costs, model_tools, models, secrets, upkeep
@@ -21,7 +21,7 @@ from kitaru.cli.groups import APP
 from kitaru.cli.output import Output, drop_stdout
 from kitaru.errors import KitaruError, UsageError
 
-COMMANDS: Final = (runs, replay, costs, models, model_tools, secrets, upkeep)
+COMMANDS: Final = (runs, replay, result, costs, models, model_tools, secrets, upkeep)
 """The rooms whose import declares the commands."""
 
 _USAGE_ERROR: Final[type[Any]] = typer.BadParameter.__mro__[1]

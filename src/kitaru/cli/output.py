@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TextIO, TypeAlias
 
 Colour: TypeAlias = Literal["red", "green", "yellow", "cyan", "dim", "bold", ""]
@@ -26,6 +26,8 @@ _ASCII: Final = {
     "✓": "+", "✗": "x", "●": "*", "…": "...", "!": "!", "→": "->", "–": "-", "↷": "~", "○": "o", "?": "?", "−": "-"
 }  # fmt: skip
 ELLIPSIS: Final = "…"
+SCHEMA: Final = 1
+"""The version of the JSON documents, raised where a field goes or changes its meaning; docs/cli.md describes them."""
 
 
 def clean(text: str) -> str:
@@ -91,14 +93,28 @@ class Output:
         """A text from a flow or model, as the result."""
         self.line(clean_lines(text))
 
-    def document(self, value: object, *, indent: int | None = 2) -> None:
-        """A JSON document; without indent, one line."""
-        self.line(self.json_text(value, indent=indent))
+    def document(self, fields: Mapping[str, object], *, indent: int | None = 2) -> None:
+        """A JSON document, with the version of its schema; without indent, one line."""
+        self.line(self.json_text({"schema": SCHEMA, **fields}, indent=indent))
 
     def json_text(self, value: object, *, indent: int | None = None) -> str:
         """JSON in which every character that a terminal or editor could obey is escaped."""
         text = json.dumps(value, indent=indent, ensure_ascii=not _is_utf8(self.out), default=str)
         return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+    def raw(self, text: str) -> None:
+        """A text as it is, with nothing added; on a terminal without what it would obey."""
+        if self.out.isatty():
+            self.text(text)
+            return
+        data = text.encode("utf-8", "surrogatepass")
+        buffer = getattr(self.out, "buffer", None)
+        if buffer is None:
+            self.out.write(text)
+        else:
+            self.out.flush()
+            buffer.write(data)
+        self.out.flush()
 
     # -- all else -----------------------------------------------------------------------------------------------------
 
@@ -117,7 +133,7 @@ class Output:
         """What went wrong, and what to do next."""
         if self.as_json:
             body = {"code": code, "message": message, "hint": hint, **more}
-            self.always(self.json_text({"error": body}))
+            self.always(self.json_text({"schema": SCHEMA, "error": body}))
             return
         head, *rest = clean_lines(message).splitlines() or [""]
         self.always(f"{self.paint('error:', 'red', err=True)} {head}")
@@ -151,6 +167,11 @@ class Output:
             return os.get_terminal_size(self.out.fileno()).columns or None if self.out.isatty() else None
         except (OSError, ValueError):
             return None
+
+    def value(self, shown: object, width: int = 100) -> str:
+        """A value as JSON shows it, on one line; shortened on a terminal, whole elsewhere."""
+        text = clean(self.json_text(shown))
+        return text if self.width is None else shortened(text, width)
 
     def table(
         self, rows: Sequence[Sequence[str]], *, colours: Sequence[Sequence[Colour]] = (), indent: int = 0

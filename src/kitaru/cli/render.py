@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -62,7 +63,9 @@ def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
     out.table([head], colours=[colours])
     if view.damage:
         out.line(f"  {out.paint('✗ damaged', 'red')}  {view.damage} and is left out here (`kitaru verify {view.id}`)")
-    facts = [("input", wording.value(view.inputs)), *[("log", _metadata(view.metadata)) for _ in [0] if view.metadata]]
+    facts = [("input", out.value(view.inputs))]
+    if view.metadata:
+        facts.append(("log", _metadata(out, view.metadata)))
     if view.source:
         facts.append(("replay", f"of {view.source}"))
     if view.parent:
@@ -74,7 +77,7 @@ def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
     for note in view.deviations:
         out.line(f"  order   {clean(note)}")
     if view.status == "completed":
-        out.table([("result", wording.value(view.result))], indent=_INDENT, colours=[["dim"]])
+        out.table([("result", out.value(view.result))], indent=_INDENT, colours=[["dim"]])
     if view.failure is not None:
         out.table([("error", what(view.failure))], indent=_INDENT, colours=[["dim", "red"]])
         if view.failure.file:
@@ -90,7 +93,8 @@ def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
 
 
 def _boundaries(out: Output, boundaries: Sequence[BoundaryView], *, everything: bool) -> None:
-    from kitaru.runtime.views.inspect import DONE, VALUES
+    from kitaru.runtime.views.inspect import VALUES
+    from kitaru.runtime.views.measures import DONE
 
     shown = [b for b in boundaries if everything or b.kind not in VALUES]
     rows: list[Sequence[str]] = []
@@ -103,7 +107,7 @@ def _boundaries(out: Output, boundaries: Sequence[BoundaryView], *, everything: 
                 "  " * boundary.depth + clean(boundary.key.rpartition("/")[2] if boundary.depth else boundary.key),
                 state_word(boundary.state),
                 duration(boundary.seconds),
-                ", ".join(part for part in (_details(boundary), *_warnings(boundary)) if part),
+                ", ".join(part for part in (_details(out, boundary), *_warnings(boundary)) if part),
             ]
         )
         colours.append(["dim", "", state_colour(boundary.state), "", "dim"])
@@ -113,7 +117,7 @@ def _boundaries(out: Output, boundaries: Sequence[BoundaryView], *, everything: 
         stretch = at
         while stretch < len(shown) and shown[stretch].state in DONE:
             stretch += 1
-        if not everything and stretch - at > _MANY:
+        if not everything and out.width is not None and stretch - at > _MANY:
             for boundary in shown[at : at + _FIRST]:
                 add(boundary)
             rows.append(["…", f"{stretch - at - _FIRST - _LAST} more done", "(--all)"])
@@ -125,7 +129,7 @@ def _boundaries(out: Output, boundaries: Sequence[BoundaryView], *, everything: 
     out.table(rows, colours=colours, indent=_INDENT)
 
 
-def _details(b: BoundaryView) -> str:
+def _details(out: Output, b: BoundaryView) -> str:
     parts = []
     if b.llm is not None:
         parts.append(clean(b.llm.model))
@@ -155,7 +159,7 @@ def _details(b: BoundaryView) -> str:
     if b.outcome_size and b.state in ("done", "reused", "overridden") and b.kind not in ("llm", "sleep", "timer"):
         parts.append(wording.size(b.outcome_size) + (f" → artifact {b.artifact[:6]}" if b.artifact else ""))
     if b.metadata:
-        parts.append(_metadata(b.metadata))
+        parts.append(_metadata(out, b.metadata))
     return ", ".join(parts)
 
 
@@ -179,8 +183,8 @@ def _number(count: int | None) -> str:
     return UNKNOWN if count is None else str(count)
 
 
-def _metadata(metadata: dict[str, object]) -> str:
-    return " ".join(f"{clean(name)}={wording.value(item, 60)}" for name, item in metadata.items())
+def _metadata(out: Output, metadata: dict[str, object]) -> str:
+    return " ".join(f"{clean(name)}={out.value(item, 60)}" for name, item in metadata.items())
 
 
 # -- one boundary ------------------------------------------------------------------------------------------------------
@@ -190,7 +194,7 @@ def show_step(out: Output, step: StepView) -> None:
     """A boundary: what it was given, what it gave, and its attempts."""
     b = step.boundary
     state = out.paint(state_word(b.state), state_colour(b.state))
-    out.line(f"{out.paint(clean(b.key), 'bold')}  {state}  {duration(b.seconds)}  {_details(b)}".rstrip())
+    out.line(f"{out.paint(clean(b.key), 'bold')}  {state}  {duration(b.seconds)}  {_details(out, b)}".rstrip())
     facts = [("run", step.run), ("event", str(b.seq)), ("kind", b.kind)]
     if b.llm is not None:
         facts += [
@@ -202,7 +206,7 @@ def show_step(out: Output, step: StepView) -> None:
         ]
         facts += [("warning", clean(text)) for text in b.llm.warnings]
     if isinstance(step.settings, dict):
-        facts += [("settings", wording.value(step.settings))]
+        facts += [("settings", out.value(step.settings))]
     out.table(facts, indent=_INDENT, colours=[["dim"]] * len(facts))
     if step.messages:
         for message in step.messages:
@@ -263,6 +267,19 @@ def show_report(out: Output, report: ReplayReport, *, dry: bool = False) -> None
     out.line(
         f"Done in {duration(report.seconds)} (source {duration(report.source_seconds)}). {said}.{_savings(report)}"
     )
+
+
+def show_result(out: Output, report: ReplayReport) -> None:
+    """Whether a replay's result is the source's, and where they differ."""
+    if report.result == "same":
+        out.line(f"Result same as the source's:  kitaru show {report.run}")
+        return
+    out.line(f"Result changed:  kitaru result {report.run}")
+    from kitaru.runtime.views.difference import differences
+
+    whole = {} if out.width is not None else {"most": sys.maxsize, "longest": sys.maxsize}
+    for text in differences(report.source_output, report.output, **whole):
+        out.line(f"  {clean(text)}")
 
 
 def listed_costs(cost: object, was: object) -> str:

@@ -150,10 +150,7 @@ def _print(out: Output, done: ReplayReport, result: object) -> None:
         out.document({**_as_json(done), "output": result})
         return
     render.show_report(out, done)
-    if done.result == "same":
-        out.line(f"Result same as the source's:  kitaru show {done.run}")
-    else:
-        out.line(f"Result changed:  kitaru show {done.run}")
+    render.show_result(out, done)
 
 
 def _as_json(done: ReplayReport) -> dict[str, object]:

@@ -203,7 +203,12 @@ def print_result(out: Output, seen: RunView) -> None:
         )
         return
     out.note(out.paint(f"✓ done in {duration(seen.seconds)}", "green", err=True) + f"  {seen.id}")
-    if isinstance(seen.result, str):
-        out.text(seen.result)
+    print_value(out, seen.result)
+
+
+def print_value(out: Output, value: object) -> None:
+    """A whole value on stdout: a text as such, all else as JSON."""
+    if isinstance(value, str):
+        out.text(value)
     else:
-        out.document(seen.result)
+        out.line(out.json_text(value, indent=2))

@@ -285,7 +285,7 @@ def render_listing(out: Output, found: list[Any]) -> None:
         rows.append(
             [
                 one.short, clean(one.flow), wording.state_word(one.status), wording.age(one.created),
-                wording.duration(one.seconds), one.steps, *cost, clean(one.note),
+                wording.duration(one.seconds), str(one.steps or ""), *cost, clean(one.note),
             ]
         )  # fmt: skip
         colours.append(["", "", wording.state_colour(one.status)])
@@ -321,7 +321,7 @@ def show(
 
     seen = with_runtime(context.store, work)
     if context.out.as_json:
-        context.out.document(struct_as_json(seen))
+        context.out.document(seen.as_json() if step is None else struct_as_json(seen))
     elif step is None:
         render.show_run(context.out, seen, everything=everything)
     else:
@@ -334,9 +334,9 @@ def show(
     examples="""
 kitaru events last
 kitaru events last --follow
-kitaru events last --json | jq -c 'select(.type == "LlmCompleted")'
+kitaru events last --json | jq '.events[] | select(.type == "LlmCompleted")'
 """,
-    details="With --json, each line is a JSON document. --follow continues until the run has ended.",
+    details="--follow continues until the run has ended; with --json it prints one JSON document a line.",
 )
 def events(
     context: Context,
@@ -358,12 +358,16 @@ def events(
             shown.pop("turn")
             key = str(shown.pop("key", ""))
             rest = {n: v for n, v in shown.items() if n not in _TECHNICAL and v not in (None, "", [], 0)}
-            row = [f"{seq:>5}", str(at)[11:], f"{kind:<13}", clean(key), wording.value(rest, 160)]
+            row = [f"{seq:>5}", str(at)[11:], f"{kind:<13}", clean(key), out.value(rest, 160)]
             out.table([row], colours=[["dim", "dim", "", "bold", "dim"]])
 
     async def work(runtime: Runtime) -> None:
         name = await runtime.store.find(run)
         found, problems = await runtime.store.readable(name)
+        if out.as_json and not follow:
+            damaged = [{"seq": problem.seq, "problem": problem.what} for problem in problems]
+            out.document({"run": name, "events": [event_as_json(one) for one in found], "damaged": damaged})
+            return
         print_events(found)
         for problem in problems:
             out.note(f"✗ event {problem.seq}: {clean(problem.what)}")

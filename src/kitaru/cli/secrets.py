@@ -179,7 +179,7 @@ def list_(context: Context) -> int:
     found = _with(context, list_secrets, absent=nothing)
     out = context.out
     if out.as_json:
-        out.document([_summary(one) for one in found])
+        out.document({"secrets": [_summary(one) for one in found]})
         return OK
     if not found:
         out.note(f"No secrets yet in {clean(place_of(context.store))}  Store one: kitaru secrets set NAME KEY")

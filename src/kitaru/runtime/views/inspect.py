@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
@@ -17,8 +16,10 @@ from kitaru.runtime.deaths import is_stuck
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.selecting import checkpoint_around, events_of, selected
 from kitaru.runtime.views.costs import paid, total
+from kitaru.runtime.views.measures import counted, seconds_of
 from kitaru.runtime.views.readable import readable
 from kitaru.runtime.views.shown import Failure, displayed, failure_of, outcome_shown, traceback_of
+from kitaru.runtime.views.transcript import struct_as_json
 from kitaru.store import codec
 from kitaru.store.events import (
     FINISHED,
@@ -39,10 +40,8 @@ from kitaru.store.events import (
     Overridden,
     Ref,
     Reused,
-    RunCancelled,
     RunCompleted,
     RunFailed,
-    RunParked,
     RunRetried,
     RunStarted,
     StepCancelled,
@@ -61,8 +60,6 @@ if TYPE_CHECKING:
 
 VALUES: Final = frozenset({"now", "uuid", "random", "log"})
 """Kinds of boundaries that are values rather than steps."""
-
-DONE: Final = frozenset({"done", "reused", "overridden", "in time"})
 
 _BOUNDARY: Final = msgspec.msgpack.Decoder(BoundaryEvent)
 
@@ -138,6 +135,18 @@ class RunView(msgspec.Struct):
     damage: str = ""
     """What of the log cannot be read; it is not in the rest."""
 
+    def as_json(self) -> dict[str, object]:
+        """For machines, with the names that a list of runs has."""
+        shown = struct_as_json(self)
+        source, parent = shown.pop("source"), shown.pop("parent")
+        note, damage = shown.pop("note"), shown.pop("damage")
+        started = shown.pop("created")
+        return {
+            **shown, "started": started, "replay_of": source or None, "parent": parent or None,
+            "note": note or None, "damage": damage or None,
+            "steps": msgspec.structs.asdict(counted(step.state for step in self.steps)),
+        }  # fmt: skip
+
     @property
     def steps(self) -> list[BoundaryView]:
         """The boundaries of the flow's own code that are steps."""
@@ -208,8 +217,9 @@ async def view(runtime: Runtime, run: str) -> RunView:
     started = events[0].event
     shown = RunView(
         id=run, flow=started.flow.name, file=started.flow.file, status=status_of(row), created=row.created,
-        updated=row.updated, seconds=_taken(events, row), live=row.live, python=started.python, kitaru=started.kitaru,
-        inputs=await displayed(runtime, started.inputs), boundaries=[], note=row.note.removeprefix(STUCK),
+        updated=row.updated, seconds=seconds_of(events, row), live=row.live, python=started.python,
+        kitaru=started.kitaru, inputs=await displayed(runtime, started.inputs), boundaries=[],
+        note=row.note.removeprefix(STUCK),
         source=row.origin or "", parent=row.parent or "", events=row.seq, damage=damage,
     )  # fmt: skip
     shown.boundaries = boundaries(events, row)
@@ -449,16 +459,6 @@ async def _response(runtime: Runtime, event: LlmCompleted) -> object:
         return msgspec.json.decode(response_of(event, response, outcome))
     except (KitaruError, msgspec.DecodeError):
         return None
-
-
-def _taken(events: Sequence[Recorded], row: RunRow) -> float:
-    """Seconds from the run's start to its end, or to now while it runs."""
-    last = time.time() if row.live and row.status == "running" else events[-1].event.at
-    for recorded in reversed(events):
-        if isinstance(recorded.event, RunCompleted | RunFailed | RunCancelled | RunParked):
-            last = recorded.event.at if row.status != "running" else last
-            break
-    return max(0.0, last - events[0].event.at)
 
 
 def _help(shown: RunView) -> str:

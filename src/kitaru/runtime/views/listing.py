@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from kitaru.errors import AmbiguousError, KitaruError, NotFoundError
-from kitaru.runtime.views.inspect import DONE, VALUES, boundaries, spent, status_of
+from kitaru.runtime.views.inspect import VALUES, boundaries, spent, status_of
+from kitaru.runtime.views.measures import Steps, counted, seconds_of
 from kitaru.runtime.views.readable import UNREADABLE, readable
 from kitaru.runtime.views.shown import failure_of
 from kitaru.runtime.views.transcript import iso
@@ -31,9 +31,9 @@ _ENOUGH: Final = 20_000
 class Listed(msgspec.Struct, frozen=True):
     """A run in a list.
 
-    `short` is the shortest prefix of the id, from 8 characters, that means this run. `steps` are counted as `4`, as
-    `17/20` where not all are done, or as `2+3r` where some were reused; "" where the log is too long to be counted.
-    `damage` says what of the log cannot be read.
+    `short` is the shortest prefix of the id, from 8 characters, that means this run. `steps` is None where the log is
+    too long to be counted. `seconds` leaves out the time in which no process had the run. `damage` says what of the log
+    cannot be read.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Listed(msgspec.Struct, frozen=True):
     created: float
     updated: float
     seconds: float | None
-    steps: str
+    steps: Steps | None
     cost: Decimal | None
     note: str
     source: str | None
@@ -55,7 +55,8 @@ class Listed(msgspec.Struct, frozen=True):
         """For machines: whole id, ISO times."""
         return {
             "id": self.id, "flow": self.flow, "status": self.status, "started": iso(self.created),
-            "updated": iso(self.updated), "seconds": self.seconds, "steps": self.steps or None,
+            "updated": iso(self.updated), "seconds": self.seconds,
+            "steps": msgspec.structs.asdict(self.steps) if self.steps is not None else None,
             "cost": format(self.cost, "f") if self.cost is not None else None, "note": self.note or None,
             "replay_of": self.source, "parent": self.parent, "events": self.events,
             "damage": self.damage or None,
@@ -91,26 +92,20 @@ async def listing(
 async def _listed(runtime: Runtime, row: RunRow, events: list[Recorded], damage: str) -> Listed:
     status = status_of(row)
     short = await _short(runtime, row.id)
-    ended = time.time() if status == "running" else row.updated
-    if status == "interrupted" and events:
-        ended = events[-1].event.at
+    seconds = seconds_of(events, row) if events else max(0.0, row.updated - row.created)
     steps, cost = _steps(events, row)
     return Listed(
         row.id, short, row.flow, status, row.created, row.updated,
-        None if status == "pruned" else max(0.0, ended - row.created), steps, cost,
+        None if status == "pruned" else seconds, steps, cost,
         await _note(runtime, row, events, short, damage), row.origin, row.parent, row.seq, damage,
     )  # fmt: skip
 
 
-def _steps(events: list[Recorded], row: RunRow) -> tuple[str, Decimal | None]:
+def _steps(events: list[Recorded], row: RunRow) -> tuple[Steps | None, Decimal | None]:
     if row.status == "pruned" or not events:
-        return "", None
+        return None, None
     found = [b for b in boundaries(events, row) if b.kind not in VALUES]
-    own = [b for b in found if not b.inside]
-    done = sum(b.state in DONE or b.state == "cancelled" for b in own)
-    reused = sum(b.state == "reused" for b in own)
-    whole = f"{len(own) - reused}+{reused}r" if reused else str(len(own))
-    return whole if done == len(own) else f"{done}/{len(own)}", spent(found)
+    return counted(b.state for b in found if not b.inside), spent(found)
 
 
 async def _note(runtime: Runtime, row: RunRow, events: list[Recorded], short: str, damage: str) -> str:
@@ -127,7 +122,7 @@ async def _note(runtime: Runtime, row: RunRow, events: list[Recorded], short: st
             cause = f"{end.causes[0]}: " if end.causes else ""
             kind = failure.type.rpartition(".")[2]
             message = (failure.message.splitlines() or [""])[0]
-            parts.append(f"{cause}{kind}: {message}"[:80])
+            parts.append(f"{cause}{kind}: {message}")
         parts.append(f"kitaru retry {short}")
     elif status in ("interrupted", "parked", "stuck"):
         if status == "stuck":

@@ -17,6 +17,7 @@ from kitaru.runtime.keys import name_of
 from kitaru.runtime.replay import TIMERS, Record
 from kitaru.runtime.views.costs import by_boundary, paid
 from kitaru.runtime.views.difference import differences
+from kitaru.runtime.views.measures import seconds_of
 from kitaru.store import codec
 from kitaru.store.events import Blob, LlmCompleted, RunCancelled, RunCompleted, RunFailed, StepFailed
 from kitaru.store.protocol import Recorded
@@ -338,8 +339,8 @@ async def _report(
         run=present.run if present is not None else run,
         flow=past.started.flow.name if past.started is not None else "",
         lines=tuple(line for line in lines if line.kind not in VALUES or line.verdict in ("executed", "would run")),
-        seconds=_seconds(after),
-        source_seconds=_seconds(before),
+        seconds=seconds_of(after),
+        source_seconds=seconds_of(before),
         saved_seconds=sum(line.was_seconds or 0.0 for line in kept) + sum(child.saved_seconds for child in children),
         spent=_sum(spent),
         saved=_sum(saved),
@@ -374,10 +375,6 @@ async def _displayed(runtime: Runtime, blob: Blob) -> object:
         return codec.display(await runtime.value(blob)) if blob else None
     except KitaruError as error:
         return {"unreadable": error.message}
-
-
-def _seconds(events: list[Recorded]) -> float:
-    return max(0.0, events[-1].event.at - events[0].event.at) if events else 0.0
 
 
 def _sum(costs: list[Decimal | None]) -> Decimal | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,22 +34,35 @@ class Failure(msgspec.Struct, frozen=True):
     code: str = ""
 
 
+async def shown_value(runtime: Runtime, blob: Blob) -> object:
+    """An encoded value as JSON shows it.
+
+    Raises:
+        StoreError: It is an artifact that cannot be read.
+    """
+    return codec.display(await runtime.value(blob)) if blob else None
+
+
+async def outcome_of(runtime: Runtime, event: StepCompleted | LlmCompleted) -> object:
+    """As `shown_value`, for what a boundary gave."""
+    if not isinstance(event, LlmCompleted) or not event.llm.whole:
+        return await shown_value(runtime, event.outcome)
+    return codec.display(codec.encode(reply_of(await runtime.value(event.outcome), event.llm)))
+
+
 async def displayed(runtime: Runtime, blob: Blob) -> object:
-    """An encoded value as JSON shows it; an artifact that cannot be read is shown as that."""
-    if isinstance(blob, bytes) and not blob:
-        return None
-    try:
-        return codec.display(await runtime.value(blob))
-    except KitaruError as error:
-        return {"unreadable": error.message}
+    """As `shown_value`; an artifact that cannot be read is shown as that."""
+    return await _or_unreadable(shown_value(runtime, blob))
 
 
 async def outcome_shown(runtime: Runtime, event: StepCompleted | LlmCompleted) -> object:
-    """What a boundary gave, as JSON shows it."""
-    if not isinstance(event, LlmCompleted) or not event.llm.whole:
-        return await displayed(runtime, event.outcome)
+    """As `outcome_of`; an artifact that cannot be read is shown as that."""
+    return await _or_unreadable(outcome_of(runtime, event))
+
+
+async def _or_unreadable(value: Awaitable[object]) -> object:
     try:
-        return codec.display(codec.encode(reply_of(await runtime.value(event.outcome), event.llm)))
+        return await value
     except KitaruError as error:
         return {"unreadable": error.message}
 
