@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -193,9 +194,25 @@ async def test_an_idle_owner_notices_at_its_heartbeat_that_its_file_is_gone(tmp_
     assert writer is not None
     # The thread that beats has nothing else to do.
     while writer._broken is None:
-        assert await store.watch("tides", after=1, timeout=0.02) == []
+        with contextlib.suppress(StoreClosedError):
+            await store.watch("tides", after=1, timeout=0.02)
     assert isinstance(writer._broken, StoreClosedError)
     await store.close()
+
+
+@pytest.mark.parametrize("damage", [delete, delete_all, replace, delete_wal, move_folder])
+async def test_who_follows_a_run_in_a_file_that_is_gone_does_not_wait_for_ever(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "data" / "k.db"
+    async with opened(path) as (_, listener), opened(path) as (follower, _):
+        await listener.create("tides")
+        assert await follower.watch("tides", after=0, timeout=5)
+        damage(path)
+        with pytest.raises(StoreClosedError):
+            await follower.watch("tides", after=1, timeout=0.01)
+        with pytest.raises(StoreClosedError):
+            await follower.unowned(())
 
 
 # -- lock files --------------------------------------------------------------------------------------------------------

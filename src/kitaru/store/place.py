@@ -39,7 +39,8 @@ def refuse_second_names(path: str) -> None:
         raise StoreError(
             f"{path} has {found.st_nlink} names (hard links), and each name would get a write-ahead log and lock files "
             "of its own: commits would be lost and steps run twice",
-            hint=f"Remove the other names (`find DIR -samefile {path}` lists them), or make them symbolic links.",
+            hint=f"Remove the other names (`find DIR -samefile {path}` lists them), make them symbolic links, or "
+            "open a copy.",
         )
     if is_mount_point(path, _mounts()):
         raise StoreError(

@@ -281,6 +281,7 @@ class SqliteStore:
                 while not signal.is_set():
                     left = deadline - loop.time()
                     if left <= 0:
+                        await self._see_that_all_is_there()
                         return []
                     try:
                         async with asyncio.timeout(min(left, _GLANCE)):
@@ -360,6 +361,7 @@ class SqliteStore:
         Args:
             flows: Only runs of these flows; of any when empty.
         """
+        await self._see_that_all_is_there()
         return await self._reading(queries.unowned(self._open_readers(), self._ours(), flows))
 
     async def heads(self) -> list[Head]:
@@ -418,6 +420,12 @@ class SqliteStore:
         if self._readers is None:
             raise self._not_open()
         return self._readers
+
+    async def _see_that_all_is_there(self) -> None:
+        """Refuse to wait for what nobody can write any more: the open files are not those that others see."""
+        gone = await asyncio.to_thread(self._ours().gone)
+        if gone is not None:
+            raise gone
 
     def _not_open(self) -> StoreClosedError:
         return StoreClosedError(f"the store {self._path} is not open", hint="Open it first: `await store.open()`.")

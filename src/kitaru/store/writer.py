@@ -220,6 +220,11 @@ class Writer:
         assert self._db is not None, "nothing writes through a store that is open for reading"
         return self._db
 
+    def gone(self) -> StoreError | None:
+        """The error for files that were removed or replaced since the store was opened. Any thread; it may block."""
+        path = self._files.changed() if self._files is not None else None
+        return None if path is None else failures.replaced(self.path, path)
+
     def _see_that_all_is_there(self) -> None:
         """Stop writing where others no longer see what is written here, or take this owner for dead."""
         assert self._files is not None
