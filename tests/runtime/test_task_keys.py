@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,23 @@ async def test_a_log_with_keys_of_an_earlier_version_is_resumed_and_replayed(
         fork = await runtime.replay("tides", flow=make(None))
         assert await fork.handle.result() == [0, 2, 4]
         assert RAN == [0, 1, 2]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_what_a_failed_map_with_a_limit_never_came_to_is_not_complained_of(
+    runtime: Runtime, durable: bool
+) -> None:
+    @checkpoint
+    async def fails(number: int) -> int:
+        raise ValueError(f"no {number}")
+
+    async def one(number: int) -> int:
+        return await fails(number)
+
+    @flow
+    async def mapped() -> list[int]:
+        return await kitaru.map(fails if durable else one, range(3), limit=1)
+
+    with pytest.raises(ValueError, match="no 0"):
+        await (await runtime.start(mapped)).result()
+    gc.collect()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar, overload
 
@@ -68,7 +69,11 @@ async def map(function: Callable[[A], Awaitable[T]], items: Iterable[A], *, limi
         else:
             places = asyncio.Semaphore(limit)
             tasks = [asyncio.ensure_future(named_after(call, _limited(places, call))) for call in calls]
-    return await _together(tasks)
+    try:
+        return await _together(tasks)
+    finally:
+        for call in calls:
+            _close_unstarted(call)
 
 
 async def as_completed(calls: Iterable[Call[T]]) -> AsyncIterator[Call[T]]:
@@ -106,6 +111,16 @@ async def _cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
 async def _limited(places: asyncio.Semaphore, work: Awaitable[T]) -> T:
     async with places:
         return await work
+
+
+def _close_unstarted(work: object) -> None:
+    """Close what no task came to, so that Python does not complain that it was never awaited."""
+    if isinstance(work, Call):
+        started = work.begun
+    else:
+        started = not inspect.iscoroutine(work) or inspect.getcoroutinestate(work) != inspect.CORO_CREATED
+    if not started and isinstance(work, Coroutine):
+        work.close()
 
 
 def _scope(name: str) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
-from kitaru.errors import DecodeError, NotFoundError, UsageError
+from kitaru.errors import DecodeError, NotFoundError, Suspended, UsageError
 from kitaru.runtime import recorded
 from kitaru.runtime.arguments import Duration, seconds_of, text_of
 from kitaru.runtime.call import Call, current_place
@@ -186,7 +186,10 @@ class timeout:
         return self
 
     async def _fire(self, call: Call[None]) -> None:
-        await call
+        try:
+            await call
+        except Suspended:
+            return
         if self._task is not None:
             self._expired = True
             self._task.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import opcode
 import signal
@@ -10,9 +11,10 @@ from collections.abc import Coroutine
 from types import CodeType, TracebackType
 from typing import Any, Final, NoReturn
 
+from kitaru.errors import Suspended
 from kitaru.store import codec
 
-UNFIT: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
+UNFIT: Final = (SystemExit, KeyboardInterrupt, GeneratorExit, Suspended)
 """Exceptions that neither a task nor a future can hold without harm to others."""
 _RAISE: Final = opcode.opmap["RAISE_VARARGS"]
 
@@ -48,7 +50,10 @@ def _code_of(handler: object) -> CodeType | None:
 
 def for_task(error: BaseException) -> BaseException:
     """What a task may end with in place of `error`, where code of the run raised that itself: asyncio ends its loop
-    where a task ends with SystemExit or KeyboardInterrupt, and closes the coroutine that gets a GeneratorExit."""
+    where a task ends with SystemExit or KeyboardInterrupt, and closes the coroutine that gets a GeneratorExit. Where an
+    application ends without closing its runtime, it prints every task that has ended with another exception."""
+    if isinstance(error, Suspended):
+        return asyncio.CancelledError("the run leaves memory")
     return codec.as_exception(error) if raised_inside(error) else error
 
 
