@@ -515,7 +515,7 @@ class Runtime:
             NotFoundError: No such run.
             RunError: It has finished; EncodeError: The reason holds a secret.
         """
-        await self.open()
+        await loader.opened(self, run, flow)
         await cancel(self, run, text_of(reason, "cancel: reason"), now=flag_of(now, "cancel: now"), flow=flow)
 
     async def recover(self) -> list[str]:
