@@ -69,6 +69,15 @@ def test_pieces_come_as_they_arrive() -> None:
     assert (reply.usage, reply.request_id) == (Usage(3, 2), "req-7")
 
 
+def test_probabilities_of_all_pieces_are_together() -> None:
+    first, second = ([{"token": token, "logprob": -0.5}] for token in ("a", "b"))
+    chunks = [chunk({"content": "a"}), chunk({"content": "b"}), chunk({}, "stop")]
+    for one, tokens in zip(chunks, (first, second, None), strict=True):
+        one["choices"][0]["logprobs"] = tokens and {"content": tokens, "refusal": None}
+    _, reply = read(b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in chunks) + b"data: [DONE]\n\n")
+    assert json.loads(reply.raw)["choices"][0]["logprobs"]["content"] == [*first, *second]
+
+
 def test_the_raw_body_is_the_plain_form_of_the_answer() -> None:
     _, reply = read(events(*ORDINARY))
     plain = adapter("openai").parse_response(ModelCall("openai", "m", ()), 200, HEADERS, reply.raw)

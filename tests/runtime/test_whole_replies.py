@@ -370,3 +370,50 @@ def test_what_is_no_message_is_no_reply(value: object) -> None:
 
 def test_an_encoded_value_is_never_a_node() -> None:
     assert not any(is_node(codec.encode(value)) for value in (None, b"\xc1kn\x01", "kn", {"role": "user"}))
+
+
+# ---- probabilities and the answer as it came ------------------------------------------------------------------------
+
+
+TOKENS = [{"token": "High", "logprob": -0.1}]
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ({"choices": [{"logprobs": {"content": TOKENS}}]}, {"content": TOKENS}),
+        ({"output": [{"type": "message", "content": [{"type": "output_text", "logprobs": TOKENS}]}]}, TOKENS),
+        ({"candidates": [{"logprobsResult": {"chosenCandidates": TOKENS}}]}, {"chosenCandidates": TOKENS}),
+        ({"message": {}, "logprobs": TOKENS}, TOKENS),
+        ({"choices": [{"logprobs": None}]}, None),
+        ({"choices": [{"message": {"content": '"logprobs": {'}}]}, None),
+    ],
+)
+def test_probabilities_are_found_in_every_wire_format(body: dict[str, Any], found: object) -> None:
+    reply = msgspec.structs.replace(replied(assistant("High.")), raw=json.dumps(body, indent=1).encode())
+    value, record = as_recorded(reply, RECORD)
+    assert getattr(value, "logprobs", None) == found
+    assert record.whole == (found is None)
+
+
+async def test_a_reply_may_hold_the_answer_as_it_came_after_a_resume_too(store_url: str) -> None:
+    message = {"role": "assistant", "content": "High."}
+    body = {"id": "1", "model": "m", "choices": [{"message": message, "finish_reason": "stop",
+            "logprobs": {"content": TOKENS}}], "odd": [1.5, None]}  # fmt: skip
+    reached = asyncio.Event()
+
+    @flow
+    async def asks(base_url: str) -> list[Any]:
+        options: Any = {"model": "openai-compatible/m", "base_url": base_url}
+        extra = {"openai-compatible": {"logprobs": True}}
+        first = await kitaru.llm.reply("When?", extra=extra, raw=True, name="first", **options)
+        other = await kitaru.llm.reply("When?", extra=extra, name="other", **options)
+        if not reached.is_set():
+            reached.set()
+            await asyncio.Event().wait()
+        return [first.text, first.raw, first.logprobs, other.raw, other.logprobs]
+
+    with CannedServer({"/v1/chat/completions": Canned(body=json.dumps(body).encode())}) as server:
+        await stopped(store_url, asks, "r", reached, f"{server.url}/v1")
+    probabilities = {"content": TOKENS}
+    assert await resumed(store_url, asks, "r") == ["High.", body, probabilities, None, probabilities]

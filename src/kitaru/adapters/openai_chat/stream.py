@@ -184,7 +184,11 @@ class ChatStream:
         for name, value in choice.items():
             # perplexity repeats the message so far beside each delta.
             if name not in ("delta", "message", "index") and value is not None:
-                self._choice[name] = value
+                before = self._choice.get(name)
+                if name == "logprobs" and is_object(before) and is_object(value):
+                    _append(before, value)
+                else:
+                    self._choice[name] = value
         delta = choice.get("delta")
         if not is_object(delta):
             return
@@ -308,3 +312,11 @@ def _joined(pieces: list[Object]) -> list[dict[str, object]]:
             found.append(_Entry())
         found[-1].add(piece)
     return [entry.wire() for entry in found]
+
+
+def _append(known: Object, more: Object) -> None:
+    """Put the probabilities of more tokens behind those of earlier ones, in place: a stream has thousands."""
+    for name, value in more.items():
+        earlier = known.get(name)
+        if isinstance(earlier, list) and isinstance(value, list):
+            earlier.extend(value)

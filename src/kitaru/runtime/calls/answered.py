@@ -5,11 +5,13 @@ So an answer stands in the store once, and a caller who appends `reply.message` 
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from kitaru.adapters.fields import object_at, objects_in
 from kitaru.errors import DecodeError, UsageError
 from kitaru.runtime.calls.conversation import Message, neutral, normalised, public_message
 from kitaru.runtime.calls.packed import needs_outcome, unpack
@@ -23,19 +25,27 @@ if TYPE_CHECKING:
     from kitaru.adapters import Reply as ModelReply
 
 
-def as_recorded(reply: ModelReply, record: LlmRecord) -> tuple[Message | Reply, LlmRecord]:
+_LOGPROBS: Final = re.compile(rb'"logprobs(?:Result)?"\s*:\s*(?:\{|\[\s*[{\[])')
+"""Most answers say that they have none, and need not be looked at."""
+
+
+def as_recorded(reply: ModelReply, record: LlmRecord, *, raw: bool = False) -> tuple[Message | Reply, LlmRecord]:
     """Return what the outcome is, and the record of the call beside it.
 
     Args:
         reply: What the provider answered.
         record: The call's record as it is without the outcome.
+        raw: The provider's own answer is wanted in the reply.
 
     Returns:
         The message in the form in which conversations are recorded. The whole reply, where its text is another than its
-        message's.
+        message's, or where it holds more than the message.
     """
-    if reply.text != reply.message.text:
-        return _reply(reply.text, reply.message, record, reply.reasoning, reply.refusal), record
+    body = _body(reply.raw) if raw or _LOGPROBS.search(reply.raw) else None
+    logprobs = _logprobs(body)
+    if raw or logprobs is not None or reply.text != reply.message.text:
+        whole = _reply(reply.text, reply.message, record, reply.reasoning, reply.refusal)
+        return msgspec.structs.replace(whole, logprobs=logprobs, raw=body if raw else None), record
     beside = msgspec.structs.replace(record, reasoning=reply.reasoning, refusal=reply.refusal, whole=True)
     return normalised([public_message(reply.message)], None, "reply")[0], beside
 
@@ -93,6 +103,22 @@ def said_in(value: str | Message, record: LlmRecord) -> list[str | bytes]:
     said += [content if isinstance(content, str) else "", record.reasoning, record.refusal or ""]
     said += [call["arguments"] for call in value.get("tool_calls", ())]
     return said
+
+
+def _body(raw: bytes) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(raw.removeprefix(b"\xef\xbb\xbf"), type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def _logprobs(body: object) -> object:
+    """Return the probabilities of tokens in an answer of any wire format, None where there are none."""
+    first = next(iter(objects_in(object_at(body).get("choices"))), {})
+    candidate = next(iter(objects_in(object_at(body).get("candidates"))), {})
+    parts = [part for item in objects_in(object_at(body).get("output")) for part in objects_in(item.get("content"))]
+    places = (first, object_at(body), *parts)
+    return next(filter(None, (place.get("logprobs") for place in places)), None) or candidate.get("logprobsResult")
 
 
 def _message_in(data: bytes) -> Message:

@@ -197,6 +197,7 @@ class Llm:
         timeout: Duration | Timeouts | None = None,
         headers: Mapping[str, str] | None = None,
         extra: Mapping[str, Mapping[str, Any]] | None = None,
+        raw: bool = False,
     ) -> Call[Reply]:
         """As `kitaru.llm`, but give the whole `Reply`, whatever the model's reason to stop.
 
@@ -205,6 +206,7 @@ class Llm:
             tools: What the model may ask to have called: functions, checkpoints, or JSON schemas.
             tool_choice: `auto`, `none`, `required`, the one tool to call (its name, or the function itself), or a
                 list of tools, one of which has to be called.
+            raw: Keep the provider's whole answer in the reply, as `reply.raw`.
 
         The other arguments are those of `kitaru.llm`.
         """
@@ -212,7 +214,7 @@ class Llm:
             model, temperature, max_tokens, top_p, stop, seed, base_url, extra, reasoning, context_length, strict,
             fallbacks, None,
         )  # fmt: skip
-        settings = msgspec.structs.replace(settings, whole=True)
+        settings = msgspec.structs.replace(settings, whole=True, raw=flag_of(raw, "raw"))
         sources: dict[str, ToolSource] = {}
         if tools or tool_choice is not None:
             from kitaru.runtime.calls.tools import choice_of, tools_of

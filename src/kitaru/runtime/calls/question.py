@@ -18,6 +18,7 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
     Args:
         model: An alias, or `provider/model`; None for the default.
         whole: The whole reply is wanted, not its text.
+        raw: The provider's own answer is wanted in it.
         form: The description of the answer's form, where it is not text.
         tools: As neutral terms have them.
         tool_choice: As neutral terms have it.
@@ -40,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
     form: Any = None
     tools: tuple[dict[str, Any], ...] = ()
     tool_choice: dict[str, Any] | None = None
+    raw: bool = False
 
 
 class Sending(msgspec.Struct, frozen=True):

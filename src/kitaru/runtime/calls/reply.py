@@ -87,6 +87,8 @@ class Reply(msgspec.Struct, frozen=True):
         tool_calls: What it wants to have called.
         reasoning: Its thinking, as far as the provider shows it.
         refusal: Its own words of refusal, where the provider tells them apart.
+        logprobs: The probabilities of its tokens, as the provider writes them; None where it was not asked for any.
+        raw: The provider's whole answer, where the call says `raw=True`.
     """
 
     text: str
@@ -102,6 +104,8 @@ class Reply(msgspec.Struct, frozen=True):
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str = ""
     refusal: str | None = None
+    logprobs: Any = None
+    raw: dict[str, Any] | None = None
 
 
 def reply_from_json(value: object) -> Reply:

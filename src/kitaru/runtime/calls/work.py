@@ -163,7 +163,7 @@ class LlmWork(Work):
         value: Any = answer.value
         record = answer.record
         if self._settings.whole:
-            value, record = as_recorded(answer.sent.reply, record)
+            value, record = as_recorded(answer.sent.reply, record, raw=self._settings.raw)
             beside = codec.encode({"reasoning": record.reasoning, "refusal": record.refusal})
             flight.execution.secrets.check(beside, f"{self.name}() returned what cannot be recorded: value")
         in_outcome = record.whole or (self._form is None and not self._settings.whole)
