@@ -23,6 +23,7 @@ from kitaru.errors import AnswerError
 from kitaru.store.events import LlmAttempted, LlmCompleted, LlmRequested
 from tests.adapters.talks import address
 from tests.runtime.asking import PNG, asked, body, failed, record
+from tests.runtime.canned import Canned, CannedServer
 from tests.runtime.runs import of_type, run_of
 
 
@@ -156,6 +157,71 @@ async def test_an_answer_that_is_no_better_the_second_time_is_an_error_that_show
     assert "unexpected" in error.message
     assert reply_of(error) is not None
     assert [bool(attempt.error) for attempt in attempts_of(error)] == [True, True]
+
+
+# -- answers that arrived and cannot be recorded, or not be found by name ----------------------------------------------
+
+
+def _canned(text: str) -> Canned:
+    body = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}], "model": "gpt-4.1",
+            "usage": {"prompt_tokens": 1000, "completion_tokens": 700}}  # fmt: skip
+    return Canned(body=json.dumps(body).encode())
+
+
+async def test_classes_made_inside_a_function_are_answers_of_concurrent_calls_outside_any_flow(
+    standin: StandInServer,
+) -> None:
+    async def call() -> bool:
+        @dataclass
+        class Place:
+            name: str
+
+        found = await kitaru.llm("where?", model="openai/gpt-4.1", base_url=standin.base_url, response_type=Place)
+        return type(found) is Place
+
+    assert all(await asyncio.gather(call(), call(), call()))
+
+
+async def test_a_class_made_inside_a_function_is_the_answer_on_resume_and_the_result_of_flow_and_step(
+    store_url: str, standin: StandInServer
+) -> None:
+    def local() -> Any:
+        @dataclass
+        class Place:
+            name: str
+
+        return Place
+
+    @checkpoint
+    async def step(place: str) -> Any:
+        return await kitaru.llm(place, model="openai/gpt-4.1", base_url=standin.base_url, response_type=local())
+
+    @flow
+    async def asks() -> Any:
+        place = local()
+        first = await kitaru.llm("where?", model="openai/gpt-4.1", base_url=standin.base_url, response_type=place)
+        assert type(first) is place
+        return [first, await step("there?")]
+
+    async with Runtime(store_url) as runtime:
+        found = await (await runtime.start(asks.options(run_id="r"))).result()
+    assert [type(one).__name__ for one in found] == ["Place", "Place"]
+    assert standin.counts.total == 2
+
+
+async def test_an_answer_that_may_not_be_recorded_is_an_error_with_its_usage_and_cost(runtime: Runtime) -> None:
+    @flow
+    async def asks(token: kitaru.SecretStr, base_url: str) -> str:
+        return await kitaru.llm("hello", model="openai/gpt-4.1", base_url=base_url)
+
+    token = "canary-" + "5f0d8a3b"
+    with CannedServer({"/v1/chat/completions": _canned(f"It is {token}.")}) as server:
+        with pytest.raises(AnswerError, match="answered, but the answer cannot be recorded"):
+            await (await runtime.start(asks.options(run_id="r"), kitaru.SecretStr(token), f"{server.url}/v1")).result()
+        assert len(server.asked) == 1
+    (tried,) = await of_type(runtime, "r", LlmAttempted)
+    assert tried.tried.usage is not None
+    assert (tried.tried.usage.input, tried.tried.usage.output, tried.tried.cost != "") == (1000, 700, True)
 
 
 async def test_json_is_an_object_with_every_provider_and_the_way_to_it_is_recorded(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import enum
 import functools
 import importlib.util
@@ -208,12 +209,22 @@ def local_class() -> Any:
     return Local
 
 
-def test_a_local_class_is_found_through_the_annotation_only() -> None:
+def test_a_local_class_of_another_process_is_found_through_the_annotation_only() -> None:
     local = local_class()
-    data = encode(local(1))
+    data = encode(local(1)).replace(b"local_class", b"class_local")
+    local.__qualname__ = local.__qualname__.replace("local_class", "class_local")
     assert decoder(_list_of(local))(data) == local(1)
     with pytest.raises(DecodeError, match="Define it at the top of its module"):
         decoder()(data)
+
+
+def test_a_process_reads_back_the_latest_class_that_it_wrote_under_a_name() -> None:
+    read = decoder()
+    for _ in range(2):
+        for value in (local_class()(1), dataclasses.make_dataclass("Made", ["x"])(1)):
+            found = read(encode(value))
+            assert type(found) is type(value)
+            assert found == value
 
 
 def _list_of(cls: object) -> object:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, T
 import msgspec
 
 from kitaru.errors import EncodeError, ModelError, StepTimeoutError, UsageError
-from kitaru.runtime.annotations import LOCAL, outcome_decoder, types_in
+from kitaru.runtime.annotations import types_in
 from kitaru.runtime.arguments import Duration, count_of, flag_of, names_of, seconds_of, tuple_of
 from kitaru.runtime.call import Call, current_place, unawaited
 from kitaru.runtime.foreign import refuse_stray
@@ -120,19 +120,16 @@ class CheckpointWork(DeclaredWork):
 
     def encode_outcome(self, value: object) -> bytes:
         try:
-            data = codec.encode(value, unknown=stand_in)
+            return codec.encode(value, unknown=stand_in)
         except EncodeError as error:
             raise EncodeError(
                 f"{self.name}() returned what cannot be recorded: {error.message}", hint=error.hint
             ) from None
-        if LOCAL in data:
-            self._decode_outcome = outcome_decoder(self.function, value)
-        return data
 
     def decode_outcome(self, data: bytes) -> object:
         decode = self._decode_outcome
         if decode is None:
-            decode = self._decode_outcome = outcome_decoder(self.function)
+            decode = self._decode_outcome = codec.decoder(*types_in(self.function, "return"), module=self.module)
         return decode(data)
 
     def overridden(self, data: bytes) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kitaru.runtime.call import Call
@@ -24,7 +25,7 @@ class Flight:
 
     __slots__ = ("_cancels", "announced", "announcement", "attempt", "call", "code", "data", "ended", "execution",
                  "fingerprint", "inputs", "key", "known", "order", "own_cancels", "party", "record", "result",
-                 "started", "task", "thread")  # fmt: skip
+                 "started", "task", "thread", "unrecorded")  # fmt: skip
 
     def __init__(self, execution: Execution, call: Call[Any], order: int, party: object) -> None:
         self.execution = execution
@@ -47,6 +48,8 @@ class Flight:
         """Its outcome has been appended."""
         self.result: object = None
         """What the work wants to remember of its performance until the event is made."""
+        self.unrecorded: Callable[[Exception], Exception] | None = None
+        """Given by work whose result may not get lost: what to fail with where it cannot be recorded."""
         self.thread: asyncio.Future[object] | None = None
         """The pool's thread that still runs a sync attempt which has timed out."""
         self.task: asyncio.Task[Any] | None = None

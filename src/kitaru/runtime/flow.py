@@ -12,7 +12,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from kitaru.errors import DecodeError, EncodeError, Suspended, UsageError
-from kitaru.runtime.annotations import LOCAL, hints_of, outcome_decoder, types_in
+from kitaru.runtime.annotations import hints_of, types_in
 from kitaru.runtime.call import Call, current_place, unawaited
 from kitaru.runtime.children import awaited_result, child_id, give_up_child, start_child
 from kitaru.runtime.functions import as_function, file_of, mark_async
@@ -160,18 +160,15 @@ class FlowWork(DeclaredWork):
 
     def encode_outcome(self, value: object) -> bytes:
         try:
-            data = codec.encode(value, unknown=stand_in)
+            return codec.encode(value, unknown=stand_in)
         except EncodeError as error:
             raise EncodeError(
                 f"{self.name}() returned what cannot be recorded: {error.message}", hint=error.hint
             ) from None
-        if LOCAL in data:
-            self._decode_outcome = outcome_decoder(self.function, value)
-        return data
 
     def decode_outcome(self, data: bytes) -> object:
         if self._decode_outcome is None:
-            self._decode_outcome = outcome_decoder(self.function)
+            self._decode_outcome = codec.decoder(*types_in(self.function, "return"), module=self.module)
         return self._decode_outcome(data)
 
     def overridden(self, data: bytes) -> object:

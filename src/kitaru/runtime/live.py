@@ -125,6 +125,10 @@ async def _attempts(execution: Execution, flight: Flight) -> bytes:
         except BaseException as error:
             if not flight.raised(error):
                 raise
+            if flight.unrecorded is not None and isinstance(error, Exception):
+                failed = flight.unrecorded(error)
+                if failed is not error:
+                    raise failed from None
             delay = work.retry_after(error, flight.attempt)
             if delay is None or execution.leaving:
                 raise

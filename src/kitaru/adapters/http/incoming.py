@@ -10,7 +10,7 @@ from kitaru.adapters.call import ModelCall
 from kitaru.adapters.masking import DeltaMasker, Masker, Pieces, mask_error, mask_reply
 from kitaru.adapters.mending import readable, usable
 from kitaru.adapters.reply import Delta, Reply
-from kitaru.errors import ModelError
+from kitaru.errors import ModelError, ProviderError
 
 # What no API streams in: an answer in one of these is a whole one, most often an error, or from a server that
 # cannot stream.
@@ -123,10 +123,9 @@ class Whole:
         body = readable(echoes.mask(b"".join(self._pieces)))
         try:
             reply = self._adapter.parse_response(self._call, self._status, self._headers, body)
-        except ModelError as failed:
-            error = mask_error(failed, self._masker)
-        else:
             return mask_reply(usable(reply, thinks_in_text=self._adapter.row.thinks_in_text), self._masker)
+        except Exception as failed:
+            error = _as_model_error(failed, self._call, self._status, self._masker)
         # Raised outside the handler, so that it has no context.
         raise error
 
@@ -143,6 +142,7 @@ class Streamed:
         masker: Masker,
         listener: Listener,
     ) -> None:
+        self._call, self._status = call, status
         self._parser = adapter.parse_stream(call, status, headers)
         self._thinks_in_text = adapter.row.thinks_in_text
         self._masker = masker
@@ -167,13 +167,13 @@ class Streamed:
         if self._bytes is not None:
             self._read(self._bytes.finish())
         try:
-            reply = self._parser.finish()
-        except ModelError as failed:
-            error = mask_error(failed, self._masker)
+            reply = mask_reply(usable(self._parser.finish(), thinks_in_text=self._thinks_in_text), self._masker)
+        except Exception as failed:
+            error = _as_model_error(failed, self._call, self._status, self._masker)
         else:
             for delta in self._texts.finish():
                 self._listener.tell(delta)
-            return mask_reply(usable(reply, thinks_in_text=self._thinks_in_text), self._masker)
+            return reply
         raise error
 
     def _read(self, data: bytes) -> None:
@@ -181,8 +181,8 @@ class Streamed:
             return
         try:
             deltas = self._parser.feed(data)
-        except ModelError as failed:
-            error = mask_error(failed, self._masker)
+        except Exception as failed:
+            error = _as_model_error(failed, self._call, self._status, self._masker)
         else:
             if deltas:
                 self._listener.arrived()
@@ -192,3 +192,14 @@ class Streamed:
                     self._listener.tell(shown)
             return
         raise error
+
+
+def _as_model_error(failed: Exception, call: ModelCall, status: int, masker: Masker) -> ModelError:
+    """What a call fails with where its answer arrived and could not be read: paid for, it is never lost in silence."""
+    if isinstance(failed, ModelError):
+        return mask_error(failed, masker)
+    return ProviderError(
+        f"the answer of {call.provider} could not be read: {type(failed).__name__}",
+        status=status,
+        hint="It may have been charged. Please report this as a bug of Kitaru.",
+    )

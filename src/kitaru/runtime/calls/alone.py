@@ -82,8 +82,11 @@ def _flow(work: LlmWork) -> Flow[..., Any]:
         del schema  # of the answer: so that the log has all that the call needs
         return await work.again(sys._getframe(0))
 
-    llm.__annotations__["return"] = work.answer_type
-    return Flow(FlowWork(llm, "llm"))
+    class CallFlow(FlowWork):
+        def decode_outcome(self, data: bytes) -> object:
+            return work.decode_outcome(data)
+
+    return Flow(CallFlow(llm, "llm"))
 
 
 def _inputs(data: bytes) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from kitaru.adapters.azure import versioned
 from kitaru.adapters.fit import Fitted, fit
 from kitaru.adapters.prices import Cost, cost_of
 from kitaru.adapters.request import loopback
-from kitaru.errors import AnswerError, EncodeError, ModelConnectionError, ModelError, ProviderError
+from kitaru.adapters.secret import clean
+from kitaru.errors import AnswerError, EncodeError, KitaruError, ModelConnectionError, ModelError, ProviderError
 from kitaru.runtime.calls.answers import Form
 from kitaru.runtime.calls.asked import Asked
 from kitaru.runtime.calls.question import Sending
@@ -111,6 +112,7 @@ class Asking:
         self._passed = 0
         """Models at the beginning of the trail that were asked in a process that is gone."""
         self._unkept: list[LlmAttempted] = []
+        self._arrived: tuple[Way, Sent] | None = None
         self._begun = time.monotonic()
         self._timeout = _timeouts(sending.timeout)
 
@@ -127,6 +129,24 @@ class Asking:
             # The last of them, behind which nothing more was sent.
             if self._unkept and not self._flight.execution.leaving:
                 self._flight.execution.append(self._unkept)
+
+    def unrecorded(self, error: Exception) -> Exception:
+        """Return what the call fails with where its answer arrived and cannot be recorded, for whatever reason.
+
+        The answer was paid for: the log gets its usage and cost all the same.
+        """
+        if self._arrived is None or isinstance(error, ModelError):
+            return error
+        way, sent = self._arrived
+        what = error.message if isinstance(error, KitaruError) else f"{type(error).__name__}: {clean(str(error), 200)}"
+        hint = error.hint if isinstance(error, KitaruError) else None
+        failed = AnswerError(f"{way.asked.route.name} answered, but the answer cannot be recorded: {what}", hint=hint)
+        self._unusable(msgspec.structs.replace(way, following=""), sent, failed, again=False)
+        if self._unkept:
+            self._flight.execution.append(self._unkept)
+            self._unkept = []
+        failed.attempts = tuple(_told(attempt) for attempt in self._attempts)
+        return failed
 
     async def _first_usable(self) -> Answer:
         first = next((at for at, one in enumerate(self._asked) if one.route.name == self._earlier.next_model), 0)
@@ -202,6 +222,7 @@ class Asking:
         while True:
             fitted = way.asked.fitted if call is way.asked.call and not lacking else fit(call, row, lacking)
             sent = await self._send(way, fitted.call)
+            self._arrived = way, sent
             try:
                 value = self._read(fitted, sent.reply)
             except AnswerError as error:

@@ -126,11 +126,6 @@ class LlmWork(Work):
         """The JSON schema of the answer, where the call names a type for it."""
         return self._form.output().schema if self._form is not None and self._form.type != dict[str, Any] else None
 
-    @property
-    def answer_type(self) -> object:
-        """The type that the call names for its answer."""
-        return object if self._form is None else self._form.type
-
     def version(self, execution: Execution) -> bytes:
         if not self._version:
             from kitaru.runtime.calls.asked import named_address
@@ -158,6 +153,7 @@ class LlmWork(Work):
         from kitaru.runtime.calls.asking import Asking
 
         asking = Asking(flight, self.asked(flight.execution), self._sending, self._form, whole=self._settings.whole)
+        flight.unrecorded = asking.unrecorded
         answer = await asking.answer()
         self._warn(flight, answer.record)
         value: Any = answer.value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kitaru.store.codec.classes import portable_module, register_main_alias
 from kitaru.store.codec.convert import from_json
-from kitaru.store.codec.decode import Decode, decoder, local_classes
+from kitaru.store.codec.decode import Decode, decoder
 from kitaru.store.codec.digests import content_digest, fingerprint
 from kitaru.store.codec.display import display
 from kitaru.store.codec.encode import Unknown, canonical, encode
@@ -39,7 +39,6 @@ __all__ = [
     "format_exception",
     "from_json",
     "hidden_in",
-    "local_classes",
     "mask_exception",
     "portable_module",
     "register_main_alias",

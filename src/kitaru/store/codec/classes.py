@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import functools
 import inspect
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -19,6 +22,10 @@ from kitaru.errors import DecodeError, UsageError
 # Both live on modules, so that they come and go with what they speak of.
 _STANDS_FOR_MAIN = "__kitaru_stands_for_main__"
 STAND_INS = "__kitaru_stand_ins__"
+
+_MOST_UNNAMED: Final = 4096
+_unnamed: dict[tuple[str, str], type] = {}
+_lock = threading.Lock()
 
 
 def register_main_alias(module_name: str) -> None:
@@ -50,6 +57,27 @@ def portable_module(name: str) -> str:
     if module is not None and _STANDS_FOR_MAIN in module.__dict__:
         return "__main__"
     return name
+
+
+def class_name(cls: type) -> tuple[str, str]:
+    """The module and name to record for a class.
+
+    One that its module does not hold under that name, such as a class made inside a function, is remembered: this
+    process reads back what it wrote. Another one has to be told of the class by an annotation.
+    """
+    name = portable_module(cls.__module__), cls.__qualname__
+    if not _is_named(cls):
+        with _lock:
+            _unnamed.pop(name, None)
+            _unnamed[name] = cls
+            if len(_unnamed) > _MOST_UNNAMED:
+                del _unnamed[next(iter(_unnamed))]
+    return name
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_named(cls: type) -> bool:
+    return _in_module(cls.__module__, cls.__qualname__) is cls
 
 
 def pydantic_base() -> type | None:
@@ -120,6 +148,10 @@ class Classes:
             return known
         cls = self._find(module, qualname, accept)
         if cls is None:
+            # Not kept: the function that made it may make another one.
+            unnamed = _unnamed.get((module, qualname))
+            if unnamed is not None and accept(unnamed):
+                return unnamed
             raise DecodeError(
                 f"the class {qualname} of module {module} was recorded, but no such class is loaded here",
                 hint="Define it at the top of its module, or name it in the return annotation."

@@ -60,24 +60,6 @@ def decoder(*annotations: object, module: str = "") -> Decode:
     return decode
 
 
-def local_classes(value: object) -> set[type]:
-    """The classes made inside functions among a value and the members of its lists, tuples, sets and maps.
-
-    Nobody finds such a class by its name, so whoever has the value has to name it to `decoder`.
-    """
-    found: set[type] = set()
-    seen: set[int] = set()
-    todo: list[object] = [value]
-    while todo:
-        one = todo.pop()
-        if "<locals>" in type(one).__qualname__:
-            found.add(type(one))
-        if isinstance(one, list | tuple | set | frozenset | dict) and id(one) not in seen:
-            seen.add(id(one))
-            todo += [*one, *one.values()] if isinstance(one, dict) else one
-    return found
-
-
 class Reader:
     """Reads recorded bytes with one way of finding classes."""
 

@@ -25,7 +25,7 @@ from msgspec.msgpack import Encoder, Ext
 
 from kitaru.errors import EncodeError
 from kitaru.store.codec import codes
-from kitaru.store.codec.classes import portable_module
+from kitaru.store.codec.classes import class_name
 from kitaru.store.codec.explain import UnrecordableError, describe, short, too_deep, type_name, way_out
 from kitaru.store.codec.hidden import Hidden
 from kitaru.store.codec.records import TakeApart, taker
@@ -269,7 +269,7 @@ class _Lowering:
             plain = value.value if type(value.value) in _SCALARS else None
             if isinstance(value, enum.Flag):
                 plain = int(value.value)
-            return self.ext(codes.ENUM, [*_class_name(kind), value.name, self.lower(plain)])
+            return self.ext(codes.ENUM, [*class_name(kind), value.name, self.lower(plain)])
         if isinstance(value, BaseException):
             from kitaru.store.codec.exceptions import encode_exception
 
@@ -289,7 +289,7 @@ class _Lowering:
 
     def _record(self, value: object, kind: type, take: TakeApart) -> Ext:
         fields, rest = take(value)
-        payload: list[object] = [*_class_name(kind), self._fields(fields)]
+        payload: list[object] = [*class_name(kind), self._fields(fields)]
         if rest is not None:
             kept: dict[str, object] = {}
             for name, part in rest.items():
@@ -347,10 +347,6 @@ def _zone(zone: dt.tzinfo, at: dt.datetime | None) -> object:
     if offset is None:
         raise UnrecordableError(f"has a {type_name(type(zone))} as its time zone", "Use a zoneinfo.ZoneInfo.")
     return offset // _MICROSECOND
-
-
-def _class_name(cls: type) -> tuple[str, str]:
-    return portable_module(cls.__module__), cls.__qualname__
 
 
 @functools.lru_cache(maxsize=1024)
