@@ -174,16 +174,17 @@ class Output:
         return text if self.width is None else shortened(text, width)
 
     def table(
-        self, rows: Sequence[Sequence[str]], *, colours: Sequence[Sequence[Colour]] = (), indent: int = 0
+        self, rows: Sequence[Sequence[str]], *, colours: Sequence[Sequence[Colour]] = (), indent: int = 0, keep: int = 1
     ) -> None:
-        """Rows in columns. Where they do not fit, columns drop from the right; nothing wraps."""
+        """Rows in columns. Where they do not fit, columns drop from the right down to `keep`, of which all but the last
+        are then shortened; nothing wraps."""
         if not rows:
             return
         count = max(len(row) for row in rows)
         widths = [max((width_of(row[i]) for row in rows if i < len(row)), default=0) for i in range(count)]
         limit = self.width
         if limit is not None:
-            count, widths = _fitting(widths, limit - indent)
+            count, widths = _fitting(widths, limit - indent, min(keep, count))
         for number, row in enumerate(rows):
             cells = []
             for i, cell in enumerate(row[:count]):
@@ -194,18 +195,27 @@ class Output:
             self.line((" " * indent + "  ".join(cells)).rstrip())
 
 
-def _fitting(widths: list[int], limit: int) -> tuple[int, list[int]]:
+def _fitting(widths: list[int], limit: int, keep: int) -> tuple[int, list[int]]:
     """How many columns fit, and how wide they may be: the last may be shortened before it is dropped."""
     count = len(widths)
-    while count > 1 and sum(widths[:count]) + 2 * (count - 1) > limit:
+    while count > keep and sum(widths[:count]) + 2 * (count - 1) > limit:
         left = limit - sum(widths[: count - 1]) - 2 * (count - 1)
-        if left >= 16:
+        if left >= _WORTHWHILE:
             return count, [*widths[: count - 1], left]
         count -= 1
-    return count, [
-        *widths[: count - 1],
-        min(widths[count - 1], max(limit - sum(widths[: count - 1]) - 2 * (count - 1), 1)),
-    ]
+    widths = widths[:count]
+    while (over := sum(widths) + 2 * (count - 1) - limit) > 0:
+        before = range(max(1, count - 1))
+        widest = max(before, key=widths.__getitem__)
+        if widths[widest] <= _NARROWEST:
+            break
+        second = max((widths[i] for i in before if i != widest), default=0)
+        widths[widest] = max(_NARROWEST, widths[widest] - max(1, min(over, widths[widest] - second)))
+    return count, widths
+
+
+_WORTHWHILE: Final = 16
+_NARROWEST: Final = 4
 
 
 def _is_utf8(stream: TextIO) -> bool:

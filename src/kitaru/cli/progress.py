@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from kitaru.cli.output import Output, clean
 from kitaru.cli.render import what
-from kitaru.cli.wording import duration, state_colour, state_word
+from kitaru.cli.wording import duration, state_colour, state_word, until
 
 if TYPE_CHECKING:
     from kitaru.runtime.runtime import Runtime
@@ -46,6 +46,8 @@ class Progress:
         self._after, told = await news(self._runtime, self._run, self._after, timeout)
         for one in told:
             parts = [clean(one.key), duration(one.seconds) if one.seconds is not None else "", clean(one.detail)]
+            if one.until is not None:
+                parts.append(until(one.until))
             parts += [f"warning: {clean(text)}" for text in one.warnings]
             if one.failure is not None:
                 parts.append(what(one.failure))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -60,7 +60,7 @@ def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
     colours: list[Colour] = ["bold", "", state_colour(view.status)]
     if view.status in ("completed", "failed", "cancelled"):
         head.append(duration(view.seconds))
-    out.table([head], colours=[colours])
+    out.table([head], colours=[colours], keep=3)
     if view.damage:
         out.line(f"  {out.paint('✗ damaged', 'red')}  {view.damage} and is left out here (`kitaru verify {view.id}`)")
     facts = [("input", out.value(view.inputs))]
@@ -126,7 +126,7 @@ def _boundaries(out: Output, boundaries: Sequence[BoundaryView], *, everything: 
         for boundary in shown[at : max(stretch, at + 1)]:
             add(boundary)
         at = max(stretch, at + 1)
-    out.table(rows, colours=colours, indent=_INDENT)
+    out.table(rows, colours=colours, indent=_INDENT, keep=3)
 
 
 def _details(out: Output, b: BoundaryView) -> str:
@@ -146,6 +146,10 @@ def _details(out: Output, b: BoundaryView) -> str:
             parts.append(money(b.cost))
     if b.attempt > 1:
         parts.append(wording.count(b.attempt, "attempt"))
+    if b.tools:
+        parts.append("calls " + ", ".join(clean(name) for name in b.tools))
+    if b.state == "waiting" and b.deadline is not None:
+        parts.append(wording.until(b.deadline))
     if b.child:
         parts.append(f"child run {b.child}")
     if b.state == "reused":
@@ -210,11 +214,15 @@ def show_step(out: Output, step: StepView) -> None:
     out.table(facts, indent=_INDENT, colours=[["dim"]] * len(facts))
     if step.messages:
         for message in step.messages:
-            _section(out, str(message.get("role", "")), message.get("content"))
+            _message(out, str(message.get("role", "")), message)
     else:
         _section(out, "inputs", step.inputs)
     if b.state in ("done", "reused", "overridden"):
-        _section(out, "answer" if b.kind == "llm" else "outcome", step.outcome)
+        said = step.outcome.get("message") if b.kind == "llm" and isinstance(step.outcome, dict) else None
+        if isinstance(said, dict) and isinstance(step.outcome, dict) and "finish" in step.outcome:
+            _message(out, "answer", said)
+        else:
+            _section(out, "answer" if b.kind == "llm" else "outcome", step.outcome)
     for number, attempt in enumerate(step.attempts, 1):
         said = attempt.error or f"HTTP {attempt.status}"
         billed = ", may have been billed" if attempt.possibly_billed else ""
@@ -224,6 +232,22 @@ def show_step(out: Output, step: StepView) -> None:
         out.line(f"  failure {number}  {what(failure)}")
     if step.traceback and b.state != "done":
         _section(out, "traceback", step.traceback)
+
+
+def _message(out: Output, title: str, message: Mapping[str, object]) -> None:
+    """A message of a conversation, with the tools that it calls."""
+    from kitaru.runtime.views.transcript import called_in
+
+    called = called_in(message)
+    if name := message.get("name"):
+        title = f"{title} {name}"
+    if (content := message.get("content")) or not called:
+        _section(out, title, content if content is not None else "")
+    else:
+        out.line()
+        out.line(out.paint(clean(title), "dim"))
+    for tool, arguments in called:
+        out.line(f"→ {clean(tool)}({clean(arguments)})")
 
 
 def _section(out: Output, title: str, content: object) -> None:

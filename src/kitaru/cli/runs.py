@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from kitaru.runtime.runtime import Runtime
 
 _TECHNICAL: Final = frozenset({"fingerprint", "code", "kind", "order", "started", "digest"})
+_LIMIT: Final = 20
 _ENDED: Final = frozenset({"completed", "failed", "cancelled", "pruned"})
 
 
@@ -242,7 +245,7 @@ def runs(
     since: Annotated[
         str | None, typer.Option("--since", metavar="PERIOD", help="Only runs started within: 90s, 2h, 7d.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="The most runs to list.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="The most runs to list.")] = _LIMIT,
     cursor: Annotated[str | None, typer.Option("--cursor", metavar="RUN", help="List the runs after this one.")] = None,
 ) -> int:
     """List runs."""
@@ -252,6 +255,7 @@ def runs(
     for name in wanted:
         if name not in STATUSES:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(STATUSES)}", param_hint="--status")
+    typed = context.store if context.store != os.environ.get("KITARU_STORE") else None
     oldest = time.time() - wording.period(since, "--since") if since is not None else None
 
     async def work(runtime: Runtime) -> tuple[list[Listed], bool]:
@@ -271,8 +275,18 @@ def runs(
         return OK
     render_listing(context.out, found)
     if more:
-        context.out.note(f"More: kitaru runs --cursor {found[-1].id}")
+        filters = [word for name in status or [] for word in ("--status", name)]
+        for option, value in (("--flow", flow), ("--since", since), ("--store", typed)):
+            filters += [option, value] if value is not None else []
+        filters += ["-n", str(limit)] if limit != _LIMIT else []
+        context.out.note(f"More: kitaru runs {shlex.join([*filters, '--cursor', found[-1].id])}")
     return OK
+
+
+def noted(one: Any) -> str:
+    """The note of a run in a list: how long it sleeps first."""
+    sleeps = [f"sleeps {wording.until(one.until)}"] if one.until is not None else []
+    return clean("; ".join([*sleeps, *([one.note] if one.note else [])]))
 
 
 def render_listing(out: Output, found: list[Any]) -> None:
@@ -285,11 +299,11 @@ def render_listing(out: Output, found: list[Any]) -> None:
         rows.append(
             [
                 one.short, clean(one.flow), wording.state_word(one.status), wording.age(one.created),
-                wording.duration(one.seconds), str(one.steps or ""), *cost, clean(one.note),
+                wording.duration(one.seconds), str(one.steps or ""), *cost, noted(one),
             ]
         )  # fmt: skip
         colours.append(["", "", wording.state_colour(one.status)])
-    out.table(rows, colours=colours)
+    out.table(rows, colours=colours, keep=3)
 
 
 @command(

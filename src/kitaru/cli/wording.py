@@ -78,6 +78,13 @@ def age(at: float) -> str:
     )
 
 
+def until(at: float) -> str:
+    """When a time will be, and how long that is from now."""
+    moment = time.strftime("until %Y-%m-%d %H:%M:%SZ", time.gmtime(at))
+    left = at - time.time()
+    return f"{moment}, in {duration(left)}" if left > 0 else f"{moment}, which is over"
+
+
 def size(count: int) -> str:
     """Bytes in words."""
     if count < 1000:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from kitaru.errors import CorruptStoreError, DecodeError, KitaruError, NotFoundError
+from kitaru.errors import CorruptStoreError, KitaruError, NotFoundError
 from kitaru.runtime.calls.answered import response_of
-from kitaru.runtime.calls.conversation import unchained
 from kitaru.runtime.calls.packed import needs_outcome
 from kitaru.runtime.deaths import is_stuck
 from kitaru.runtime.keys import name_of
@@ -18,9 +17,16 @@ from kitaru.runtime.selecting import checkpoint_around, events_of, selected
 from kitaru.runtime.views.costs import paid, total
 from kitaru.runtime.views.measures import counted, seconds_of
 from kitaru.runtime.views.readable import readable
-from kitaru.runtime.views.shown import Failure, displayed, failure_of, outcome_shown, traceback_of
-from kitaru.runtime.views.transcript import struct_as_json
-from kitaru.store import codec
+from kitaru.runtime.views.shown import (
+    Failure,
+    conversation_of,
+    displayed,
+    failure_of,
+    outcome_shown,
+    tools_called,
+    traceback_of,
+)
+from kitaru.runtime.views.transcript import iso, struct_as_json
 from kitaru.store.events import (
     FINISHED,
     STUCK,
@@ -97,6 +103,8 @@ class BoundaryView(msgspec.Struct):
     moved_from: str = ""
     deadline: float | None = None
     child: str = ""
+    tools: tuple[str, ...] = ()
+    """The tools that a model's answer calls."""
     effects: bool = False
     metadata: dict[str, object] = {}
     cost: Decimal | None = None
@@ -141,8 +149,10 @@ class RunView(msgspec.Struct):
         source, parent = shown.pop("source"), shown.pop("parent")
         note, damage = shown.pop("note"), shown.pop("damage")
         started = shown.pop("created")
+        until = sleeps_until(self.boundaries)
         return {
-            **shown, "started": started, "replay_of": source or None, "parent": parent or None,
+            **shown, "started": started, "until": iso(until) if until is not None else None,
+            "replay_of": source or None, "parent": parent or None,
             "note": note or None, "damage": damage or None,
             "steps": msgspec.structs.asdict(counted(step.state for step in self.steps)),
         }  # fmt: skip
@@ -234,6 +244,7 @@ async def view(runtime: Runtime, run: str) -> RunView:
         shown.failure = await failure_of(runtime, end.error)
         shown.causes = end.causes
     await _add_failures(runtime, events, shown.boundaries)
+    await _add_tools(runtime, events, shown.boundaries)
     shown.help = _help(shown)
     return shown
 
@@ -263,7 +274,7 @@ async def step(runtime: Runtime, run: str, selector: str) -> StepView:
             continue
         seen.inputs = await displayed(runtime, event.inputs)
         if isinstance(event, LlmRequested | LlmCompleted) or event.kind == "llm":
-            seen.messages, seen.settings = await _conversation(runtime, event.inputs)
+            seen.messages, seen.settings = await conversation_of(runtime, event.inputs)
         if isinstance(event, StepCompleted | LlmCompleted):
             seen.outcome = await outcome_shown(runtime, event)
         if isinstance(event, LlmCompleted):
@@ -323,6 +334,11 @@ def boundaries(events: Sequence[Recorded], row: RunRow) -> list[BoundaryView]:
         if shown.kind == "llm":
             shown.cost = paid(shown.llm, shown.attempts)
     return _in_order(found, row)
+
+
+def sleeps_until(found: Iterable[BoundaryView]) -> float | None:
+    """When the first of the sleeps is over that a run waits for."""
+    return min((b.deadline for b in found if b.kind == "sleep" and b.state == "waiting" and b.deadline), default=None)
 
 
 def spent(found: Iterable[BoundaryView]) -> Decimal | None:
@@ -416,6 +432,16 @@ async def _add_failures(runtime: Runtime, events: Iterable[Recorded], found: Ite
             wanted[event.key].failure = await failure_of(runtime, event.error)
 
 
+async def _add_tools(runtime: Runtime, events: Iterable[Recorded], found: Iterable[BoundaryView]) -> None:
+    wanted = {b.key: b for b in found if b.llm is not None and b.llm.whole and b.llm.finish == "tool_calls"}
+    for recorded in events:
+        event = recorded.event
+        if isinstance(event, Copied):
+            event = _BOUNDARY.decode(event.event)
+        if isinstance(event, LlmCompleted) and event.key in wanted:
+            wanted[event.key].tools = await tools_called(runtime, event)
+
+
 async def _logs(runtime: Runtime, events: Iterable[Recorded]) -> list[tuple[str, dict[str, object]]]:
     """The metadata of `kitaru.log`, with the key that it was logged under."""
     logs: dict[str, dict[str, object]] = {}
@@ -439,17 +465,6 @@ def _attach(shown: RunView, key: str, metadata: dict[str, object]) -> None:
             boundary.metadata = {**boundary.metadata, **metadata}
             return
     shown.metadata = {**shown.metadata, **metadata}
-
-
-async def _conversation(runtime: Runtime, blob: Blob) -> tuple[list[dict[str, Any]], object]:
-    """The messages of a model call and its settings, from its encoded inputs."""
-    try:
-        data: Any = codec.decoder()(await runtime.value(blob))
-        head, settings = data
-        messages = await unchained(head, runtime.store.artifact) if isinstance(head, bytes) else head
-    except (KitaruError, DecodeError, ValueError, TypeError):
-        return [], None
-    return [dict(message) for message in messages], settings
 
 
 async def _response(runtime: Runtime, event: LlmCompleted) -> object:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from kitaru.errors import AmbiguousError, KitaruError, NotFoundError
-from kitaru.runtime.views.inspect import VALUES, boundaries, spent, status_of
+from kitaru.runtime.views.inspect import VALUES, boundaries, sleeps_until, spent, status_of
 from kitaru.runtime.views.measures import Steps, counted, seconds_of
 from kitaru.runtime.views.readable import UNREADABLE, readable
 from kitaru.runtime.views.shown import failure_of
 from kitaru.runtime.views.transcript import iso
-from kitaru.store.events import HELD, STUCK, RunFailed
+from kitaru.store.events import FINISHED, HELD, STUCK, RunFailed
 from kitaru.store.protocol import Recorded, RunRow
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Listed(msgspec.Struct, frozen=True):
     parent: str | None
     events: int
     damage: str = ""
+    until: float | None = None
+    """When the sleep is over that an unfinished run is in."""
 
     def as_json(self) -> dict[str, object]:
         """For machines: whole id, ISO times."""
@@ -59,7 +61,7 @@ class Listed(msgspec.Struct, frozen=True):
             "steps": msgspec.structs.asdict(self.steps) if self.steps is not None else None,
             "cost": format(self.cost, "f") if self.cost is not None else None, "note": self.note or None,
             "replay_of": self.source, "parent": self.parent, "events": self.events,
-            "damage": self.damage or None,
+            "damage": self.damage or None, "until": iso(self.until) if self.until is not None else None,
         }  # fmt: skip
 
 
@@ -98,6 +100,7 @@ async def _listed(runtime: Runtime, row: RunRow, events: list[Recorded], damage:
         row.id, short, row.flow, status, row.created, row.updated,
         None if status == "pruned" else seconds, steps, cost,
         await _note(runtime, row, events, short, damage), row.origin, row.parent, row.seq, damage,
+        sleeps_until(boundaries(events, row)) if events and status not in FINISHED else None,
     )  # fmt: skip
 
 

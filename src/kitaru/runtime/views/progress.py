@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kitaru.runtime.views.inspect import VALUES
-from kitaru.runtime.views.shown import Failure, failure_of
+from kitaru.runtime.views.shown import Failure, failure_of, tools_called
 from kitaru.store.events import (
     AnyEvent,
     Boundary,
@@ -21,6 +21,7 @@ from kitaru.store.events import (
     StepCompleted,
     StepFailed,
     TimerFired,
+    TimerSet,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Told(msgspec.Struct, frozen=True):
     detail: str = ""
     warnings: tuple[str, ...] = ()
     failure: Failure | None = None
+    until: float | None = None
+    """When a sleep is over."""
 
 
 async def news(runtime: Runtime, run: str, after: int, timeout: float) -> tuple[int, list[Told]]:
@@ -65,12 +68,16 @@ async def _told(runtime: Runtime, event: AnyEvent) -> Told | None:
         return None
     if isinstance(event, LlmRequested):
         return Told(event.key, "running", None, event.model)
+    if isinstance(event, TimerSet) and event.kind == "sleep":
+        return Told(event.key, "waiting", None, until=event.deadline)
     if isinstance(event, ChildStarted):
         return Told(event.key, "running", None, f"child run {event.child}")
     if isinstance(event, LlmCompleted):
         usage = event.llm.usage
         tokens = f"{usage.input}+{usage.output} tokens" if usage.input is not None and usage.output is not None else ""
-        return Told(event.key, "done", event.at - event.started, tokens, event.llm.warnings)
+        tools = await tools_called(runtime, event)
+        detail = ", ".join(part for part in (tokens, f"calls {', '.join(tools)}" if tools else "") if part)
+        return Told(event.key, "done", event.at - event.started, detail, event.llm.warnings)
     if isinstance(event, StepCompleted | TimerFired):
         return Told(event.key, "done", event.at - event.started)
     if isinstance(event, StepFailed):

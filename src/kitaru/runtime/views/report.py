@@ -18,6 +18,7 @@ from kitaru.runtime.replay import TIMERS, Record
 from kitaru.runtime.views.costs import by_boundary, paid
 from kitaru.runtime.views.difference import differences
 from kitaru.runtime.views.measures import seconds_of
+from kitaru.runtime.views.shown import conversation_of
 from kitaru.store import codec
 from kitaru.store.events import Blob, LlmCompleted, RunCancelled, RunCompleted, RunFailed, StepFailed
 from kitaru.store.protocol import Recorded
@@ -222,10 +223,8 @@ class _Compared:
         if event.kind == "log":
             return "written again"
         if was.event.fingerprint != event.fingerprint:
-            shown = [await self._shown(one.event.inputs) for one in (was, record)]
-            # A long conversation is recorded by its last message's digest, which tells nobody anything.
-            said = () if event.kind == "llm" else differences(shown[0], shown[1], most=_NAMED)
-            return _with("inputs changed", said)
+            shown = [await self._inputs(one) for one in (was, record)]
+            return _with("inputs changed", differences(shown[0], shown[1], most=_NAMED))
         if was.event.code != event.code:
             if event.kind == "llm":
                 return "model or its settings changed"
@@ -260,8 +259,11 @@ class _Compared:
             return outcome_of(await self._runtime.value(record.outcome))
         return record.outcome if record.state == "completed" else None
 
-    async def _shown(self, blob: Blob) -> object:
-        return await _displayed(self._runtime, blob)
+    async def _inputs(self, record: Record) -> object:
+        if record.event.kind != "llm":
+            return await _displayed(self._runtime, record.event.inputs)
+        messages, settings = await conversation_of(self._runtime, record.event.inputs)
+        return {"messages": messages, "settings": settings}
 
 
 def _own(history: History) -> Iterable[Record]:

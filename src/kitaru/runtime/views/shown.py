@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from kitaru.errors import KitaruError
+from kitaru.errors import DecodeError, KitaruError
 from kitaru.runtime.calls.answered import reply_of
+from kitaru.runtime.calls.conversation import unchained
 from kitaru.store import codec
 from kitaru.store.events import Blob, LlmCompleted, StepCompleted
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from kitaru.runtime.runtime import Runtime
 
 _FRAME: Final = re.compile(
-    r'^ +File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>.+)\n(?: {4}(?P<code>.+)\n)?', re.MULTILINE
+    r'^[ |]+File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>.+)\n(?:[ |]{4,}(?P<code>.+)\n)?', re.MULTILINE
 )
 _PACKAGE: Final = str(Path(__file__).resolve().parents[2])
 _STDLIB: Final = str(Path(re.__file__).resolve().parents[1])
@@ -65,6 +66,28 @@ async def _or_unreadable(value: Awaitable[object]) -> object:
         return await value
     except KitaruError as error:
         return {"unreadable": error.message}
+
+
+async def tools_called(runtime: Runtime, event: LlmCompleted) -> tuple[str, ...]:
+    """The tools that a model's whole answer calls."""
+    if not event.llm.whole or event.llm.finish != "tool_calls":
+        return ()
+    try:
+        reply = reply_of(await runtime.value(event.outcome), event.llm)
+    except KitaruError:
+        return ()
+    return tuple(call.name for call in reply.tool_calls)
+
+
+async def conversation_of(runtime: Runtime, blob: Blob) -> tuple[list[dict[str, Any]], object]:
+    """The messages of a model call and its settings, from its encoded inputs."""
+    try:
+        data: Any = codec.decoder()(await runtime.value(blob))
+        head, settings = data
+        messages = await unchained(head, runtime.store.artifact) if isinstance(head, bytes) else head
+    except (KitaruError, DecodeError, ValueError, TypeError):
+        return [], None
+    return [dict(message) for message in messages], settings
 
 
 async def failure_of(runtime: Runtime, blob: Blob) -> Failure:

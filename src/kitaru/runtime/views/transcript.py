@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
@@ -77,6 +77,18 @@ def _error(data: bytes) -> dict[str, object]:
     except DecodeError as error:
         return {"type": "unreadable", "message": error.message}
     return {"type": name.replace(":", "."), "message": message}
+
+
+def called_in(message: Mapping[str, object]) -> list[tuple[str, str]]:
+    """The tools that a message of a conversation calls, with their arguments; in the recorded or the public form."""
+    calls = message.get("tool_calls")
+    found = []
+    for call in calls if isinstance(calls, list | tuple) else ():
+        if isinstance(call, dict):
+            inner = call.get("function")
+            named = inner if isinstance(inner, dict) else call
+            found.append((str(named.get("name", "")), str(named.get("arguments", ""))))
+    return found
 
 
 def iso(at: float) -> str:

@@ -25,6 +25,10 @@ _HEAP_TYPE: Final = 1 << 9
 _TRACEBACK: Final = "__kitaru_traceback__"
 
 
+_NAMED: Final = 5
+"""Members of a group that its description names."""
+
+
 class Recorded(msgspec.Struct, omit_defaults=True):
     """The recorded form of an exception. Arguments and attributes are encoded one by one, so each can fail alone."""
 
@@ -118,13 +122,24 @@ def as_exception(exc: BaseException) -> Exception:
 
 
 def describe_exception(data: bytes) -> tuple[str, str]:
-    """The class's name, as `module:qualname` (a builtin without its module), and the message. Needs no class.
+    """The class's name, as `module:qualname` (a builtin without its module), and the message, for a group with those of
+    its members. Needs no class.
 
     Raises:
         DecodeError: The bytes are no recorded exception.
     """
     recorded = _read(data)
-    return recorded.name, recorded.message
+    return recorded.name, _described(recorded)
+
+
+def _described(recorded: Recorded) -> str:
+    if not recorded.members:
+        return recorded.message
+    inner = [
+        f"{one.name.rpartition(':')[2]}: {_described(one)}".removesuffix(": ") for one in recorded.members[:_NAMED]
+    ]
+    more = len(recorded.members) - len(inner)
+    return f"{recorded.message}: {'; '.join(inner)}" + (f"; and {more} more" if more else "")
 
 
 def format_exception(data: bytes) -> str:
