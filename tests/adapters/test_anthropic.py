@@ -960,3 +960,19 @@ def test_a_second_start_in_a_stream_is_a_broken_stream() -> None:
 def test_the_model_that_a_fallback_went_to_has_answered() -> None:
     hop = {"type": "fallback", "from": {"model": "claude-a"}, "to": {"model": "claude-b"}}
     assert parse(answer(hop, {"type": "text", "text": "hi"})).model == "claude-b"
+
+
+@pytest.mark.parametrize("last", [{"type": "message_delta", "delta": {"stop_reason": None}}, {"type": "ping"}])
+def test_a_message_that_the_start_of_its_stream_holds_whole_is_kept(last: dict[str, Any]) -> None:
+    whole = answer(text("It is."), USE, stop="tool_use")
+    deltas, reply = stream(events({"type": "message_start", "message": whole}, last, {"type": "message_stop"}))
+    assert (joined(deltas, "text"), joined(deltas, "tool_call")) == ("It is.", '{"city":"Oslo"}')
+    assert (reply.text, reply.finish, reply.tool_calls) == ("It is.", "tool_calls", (ASKED,))
+    assert reply.usage == parse(whole).usage
+
+
+def test_blocks_that_follow_a_start_that_holds_them_are_not_counted_twice() -> None:
+    whole = answer(text("It is."))
+    first, *others = pieces(whole)
+    deltas, reply = stream(events({**first, "message": whole}, *others))
+    assert (joined(deltas, "text"), reply.text) == ("It is.", "It is.")

@@ -10,7 +10,7 @@ import msgspec
 
 from kitaru.adapters.call import ModelCall
 from kitaru.adapters.fields import Object, is_object
-from kitaru.adapters.message import Message, ToolCall
+from kitaru.adapters.message import Message, ToolCall, own_form
 
 _MADE: Final = "kitaru_"
 
@@ -33,15 +33,31 @@ def is_made(identifier: str) -> bool:
     return identifier.startswith(_MADE)
 
 
-def fitted_id(identifier: str, taken: re.Pattern[str], prefix: str) -> str:
+def own_ids(call: ModelCall, provider: str) -> frozenset[str]:
+    """Return the ids of the tool calls whose turns go back as they came: there, and in the results, they stay.
+
+    Args:
+        call: What is asked.
+        provider: The row that is asked.
+    """
+    return frozenset(
+        one.id
+        for message in call.messages
+        if message.tool_calls and own_form(message, provider, call.model) is not None
+        for one in message.tool_calls
+    )
+
+
+def fitted_id(identifier: str, own: frozenset[str], taken: re.Pattern[str], prefix: str) -> str:
     """Return a tool call's id as a provider takes it, always the same for the same id.
 
     Args:
         identifier: From whatever provider.
-        taken: The whole of an id that may stay as it is.
+        own: Ids that stay as they are (`own_ids`).
+        taken: The whole of any other id that may stay as it is.
         prefix: How the others begin.
     """
-    if taken.fullmatch(identifier):
+    if identifier in own or taken.fullmatch(identifier):
         return identifier
     return prefix + hashlib.blake2b(identifier.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 

@@ -61,6 +61,7 @@ class AnthropicStream:
         self._message: dict[str, object] = {}
         self._usage: dict[str, object] = {}
         self._blocks: dict[int, _Block] = {}
+        self._given: list[object] = []
         self._calls = 0
         self._stopped = False
 
@@ -118,7 +119,7 @@ class AnthropicStream:
             case "message_delta":
                 self._message_delta(payload, data)
             case "message_stop":
-                self._stopped = True
+                return self._stop(data)
         return []
 
     def _start(self, payload: Object, data: bytes) -> None:
@@ -127,17 +128,31 @@ class AnthropicStream:
             raise cut_short(self._row, self._headers, "a message_stop event, and began anew")
         if not is_object(message) or not message:
             raise self._events.malformed(data, "its message_start does not start a message")
-        self._message = {**message, "stop_reason": None}
+        self._message = {"stop_reason": None, **message}
         self._add_usage(message.get("usage"), data)
         content = message.get("content")
-        for at, block in enumerate(content if isinstance(content, list) else []):
-            self._block_start({"index": at, "content_block": block}, data)
+        self._given = content if isinstance(content, list) else []
+
+    def _stop(self, data: bytes) -> list[Delta]:
+        """The end of the message. Blocks that only its start held, as some gateways send them, are its content."""
+        self._stopped = True
+        given = [] if self._blocks else self._given
+        return [
+            delta
+            for at, block in enumerate(given)
+            for delta in (
+                *self._block_start({"index": at, "content_block": block}, data),
+                *self._block_stop({"index": at}),
+            )
+        ]
 
     def _message_delta(self, payload: Object, data: bytes) -> None:
         delta = payload.get("delta")
         if not is_object(delta):
             raise self._events.malformed(data, "its message_delta holds no delta")
-        self._message.update((name, value) for name, value in delta.items() if name not in ("content", "usage"))
+        self._message.update(
+            (name, value) for name, value in delta.items() if name not in ("content", "usage") and value is not None
+        )
         self._add_usage(payload.get("usage"), data)
 
     def _add_usage(self, usage: object, data: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from kitaru.adapters.call import ModelCall
-from kitaru.adapters.call_ids import arguments_of, fitted_id
+from kitaru.adapters.call_ids import arguments_of, fitted_id, own_ids
 from kitaru.adapters.fields import is_object
 from kitaru.adapters.message import Document, Image, Media, Message, Part, Text, own_form
 from kitaru.errors import UnsupportedError
@@ -40,6 +40,7 @@ def wire_turns(call: ModelCall, provider: str) -> tuple[list[dict[str, object]],
     """
     system: list[object] = []
     turns: list[_Turn] = []
+    own = own_ids(call, provider)
 
     def turn(role: str) -> _Turn:
         if not turns or turns[-1].role != role:
@@ -51,11 +52,11 @@ def wire_turns(call: ModelCall, provider: str) -> tuple[list[dict[str, object]],
             case "system" | "developer":
                 system.extend(_texts(message, "a system message"))
             case "assistant":
-                blocks = _own_blocks(message, call, provider) or _assistant_blocks(message)
+                blocks = _own_blocks(message, call, provider) or _assistant_blocks(message, own)
                 if blocks:
                     turn("assistant").blocks.extend(blocks)
             case "tool":
-                turn("user").results.append(_result(message))
+                turn("user").results.append(_result(message, own))
             case _:
                 turn("user").blocks.extend(_blocks(message))
     if not turns:  # instructions alone: the API wants somebody to speak
@@ -117,9 +118,9 @@ def _blank(block: object) -> bool:
     return isinstance(text, str) and not text.strip()
 
 
-def _assistant_blocks(message: Message) -> list[object]:
+def _assistant_blocks(message: Message, own: frozenset[str]) -> list[object]:
     calls = [
-        {"type": "tool_use", "id": _id(one.id), "name": one.name, "input": arguments_of(one)}
+        {"type": "tool_use", "id": _id(one.id, own), "name": one.name, "input": arguments_of(one)}
         for one in message.tool_calls
     ]
     return [*_texts(message, "an assistant's message"), *calls]
@@ -138,17 +139,17 @@ def _blocks(message: Message) -> list[object]:
     return [_block(part) for part in message.parts if not isinstance(part, Text) or part.text.strip()]
 
 
-def _result(message: Message) -> dict[str, object]:
+def _result(message: Message, own: frozenset[str]) -> dict[str, object]:
     found: dict[str, object] = {
         "type": "tool_result",
-        "tool_use_id": _id(message.tool_call_id),
+        "tool_use_id": _id(message.tool_call_id, own),
         "content": message.text if message.plain else _blocks(message),
     }
     return {**found, "is_error": True} if message.is_error else found
 
 
-def _id(identifier: str) -> str:
-    return fitted_id(identifier, _ID, "toolu_")
+def _id(identifier: str, own: frozenset[str]) -> str:
+    return fitted_id(identifier, own, _ID, "toolu_")
 
 
 def _block(part: Part) -> dict[str, object]:

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from kitaru.adapters.call import ModelCall
+from kitaru.adapters.call_ids import own_ids
 from kitaru.adapters.message import Document, Image, Media, Message, Part, Text, ToolCall, own_form
 from kitaru.adapters.openai_chat.dialect import Dialect, thinks
 
@@ -33,6 +34,7 @@ def wire_messages(call: ModelCall, dialect: Dialect) -> list[object]:
     """
     messages = _merged(call.messages) if dialect.alternate else call.messages
     names = {one.id: one.name for message in messages for one in message.tool_calls}
+    kept = own_ids(call, call.provider)
     fills = dialect.demands if thinks(call.settings.reasoning) else ""
     found: list[object] = []
     pictures: list[object] = []
@@ -46,18 +48,18 @@ def wire_messages(call: ModelCall, dialect: Dialect) -> list[object]:
                 if own is not None:
                     found.append(msgspec.Raw(own))
                     continue
-                turn = _turn(message, dialect)
+                turn = _turn(message, dialect, kept)
                 if fills and (call.tools or message.tool_calls):
                     turn[fills] = " "  # an empty one counts as missing: LiteLLM `deepseek/chat/transformation.py`
                 if dialect.prefix and at == len(messages) - 1:
                     turn["prefix"] = True
                 found.append(turn)
             case "tool":
-                found.append(_result(message, names, dialect))
+                found.append(_result(message, names, dialect, kept))
                 # A tool's result is text in this format: what else it holds follows in the user's name.
                 shown = [part for part in message.parts if not isinstance(part, Text)]
                 if shown:
-                    says = f"What the call {call_id(message.tool_call_id, dialect)} gave beside its text:"
+                    says = f"What the call {_id(message.tool_call_id, dialect, kept)} gave beside its text:"
                     pictures += [{"type": "text", "text": says}, *(_part(part, dialect) for part in shown)]
             case "developer":
                 found.append(_said("developer" if dialect.developer else "system", message, dialect))
@@ -70,8 +72,10 @@ def wire_messages(call: ModelCall, dialect: Dialect) -> list[object]:
     return found
 
 
-def call_id(name: str, dialect: Dialect) -> str:
-    """Return a tool call's id as the server takes it, always the same for the same id."""
+def _id(name: str, dialect: Dialect, kept: frozenset[str]) -> str:
+    """A tool call's id as the server takes it, always the same for the same id."""
+    if name in kept:
+        return name
     fits = _SHORT.fullmatch(name) is not None if dialect.call_ids == "short" else 0 < len(name) <= _LONGEST_ID
     return name if fits else _hashed(name)
 
@@ -97,24 +101,24 @@ def _hashed(name: str) -> str:
     return "".join(letters)
 
 
-def _turn(message: Message, dialect: Dialect) -> dict[str, object]:
-    calls = [_call(one, dialect) for one in message.tool_calls]
+def _turn(message: Message, dialect: Dialect, kept: frozenset[str]) -> dict[str, object]:
+    calls = [_call(one, dialect, kept) for one in message.tool_calls]
     # Content is required unless there are calls: openai SDK `chat_completion_assistant_message_param.py`.
     content = _content(message, dialect) or (None if calls else "")
     named = {"name": message.name} if message.name else {}
     return {"role": "assistant", "content": content, **named, **({"tool_calls": calls} if calls else {})}
 
 
-def _call(one: ToolCall, dialect: Dialect) -> dict[str, object]:
+def _call(one: ToolCall, dialect: Dialect, kept: frozenset[str]) -> dict[str, object]:
     function = {"name": one.name, "arguments": one.arguments}
-    return {"id": call_id(one.id, dialect), "type": "function", "function": function}
+    return {"id": _id(one.id, dialect, kept), "type": "function", "function": function}
 
 
-def _result(message: Message, names: dict[str, str], dialect: Dialect) -> dict[str, object]:
+def _result(message: Message, names: dict[str, str], dialect: Dialect, kept: frozenset[str]) -> dict[str, object]:
     marked = any(part.more for part in message.parts)
     found: dict[str, object] = {
         "role": "tool",
-        "tool_call_id": call_id(message.tool_call_id, dialect),
+        "tool_call_id": _id(message.tool_call_id, dialect, kept),
         "content": [_part(part, dialect) for part in message.parts if isinstance(part, Text)]
         if marked
         else message.text,

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from kitaru.adapters.call import ModelCall
-from kitaru.adapters.call_ids import fitted_id
+from kitaru.adapters.call_ids import fitted_id, own_ids
 from kitaru.adapters.fields import is_object
 from kitaru.adapters.message import Document, Image, Media, Message, Part, Text, own_form
 from kitaru.errors import UnsupportedError
@@ -32,12 +32,13 @@ def wire_items(call: ModelCall, provider: str) -> tuple[list[object], str | None
     while len(instructions) < most and messages[0].role == "system" and messages[0].plain:
         instructions.append(messages.pop(0).text)
     items: list[object] = []
+    own = own_ids(call, provider)
     for message in messages:
         match message.role:
             case "assistant":
-                items.extend(_own_items(message, call, provider) or _assistant_items(message))
+                items.extend(_own_items(message, call, provider) or _assistant_items(message, own))
             case "tool":
-                items.append(_result(message))
+                items.append(_result(message, own))
             case role:
                 items.append({"role": role, "content": _content(message)})
     return items, "\n\n".join(instructions) or None
@@ -60,9 +61,9 @@ def _lost(item: object) -> bool:
     return is_object(item) and item.get("type") == "reasoning" and not item.get("encrypted_content")
 
 
-def _assistant_items(message: Message) -> list[object]:
+def _assistant_items(message: Message, own: frozenset[str]) -> list[object]:
     calls = [
-        {"type": "function_call", "call_id": _id(one.id), "name": one.name, "arguments": one.arguments}
+        {"type": "function_call", "call_id": _id(one.id, own), "name": one.name, "arguments": one.arguments}
         for one in message.tool_calls
     ]
     if not all(isinstance(part, Text) for part in message.parts):
@@ -74,16 +75,16 @@ def _assistant_items(message: Message) -> list[object]:
     return [*said, *calls]
 
 
-def _result(message: Message) -> dict[str, object]:
+def _result(message: Message, own: frozenset[str]) -> dict[str, object]:
     return {
         "type": "function_call_output",
-        "call_id": _id(message.tool_call_id),
+        "call_id": _id(message.tool_call_id, own),
         "output": _content(message),
     }
 
 
-def _id(identifier: str) -> str:
-    return fitted_id(identifier, _ID, "call_")
+def _id(identifier: str, own: frozenset[str]) -> str:
+    return fitted_id(identifier, own, _ID, "call_")
 
 
 def _content(message: Message) -> object:
