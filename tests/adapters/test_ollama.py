@@ -319,7 +319,9 @@ def test_a_model_that_is_not_there_can_be_pulled(message: str) -> None:
 
 
 def test_another_404_is_a_matter_of_the_address() -> None:
-    assert "pull" not in str(error_of(b"404 page not found", 404).hint)
+    hint = str(error_of(b"404 page not found", 404).hint)
+    assert "pull" not in hint
+    assert "ollama's own is http://localhost:11434" in hint
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def failure(row: Provider, status: int, headers: Mapping[str, str], body: bytes)
         provider_code=said.label or None,
         reason=reason,
         refuses=_refused_setting(status, said),
-        hint=_hint(status, headers, reason),
+        hint=_hint(row, status, headers, reason),
     )
 
 
@@ -273,7 +273,7 @@ def malformed(row: Provider, status: int, headers: Mapping[str, str], body: byte
         request_id=name or None,
         retryable=not page and why.startswith(_NOT_JSON),
         reason="invalid",
-        hint="Check the base URL: most end in /v1." if page or not why.startswith(_NOT_JSON) else None,
+        hint=f"Check the base URL: {_complete(row)}." if page or not why.startswith(_NOT_JSON) else None,
     )
 
 
@@ -392,7 +392,11 @@ def _location(payload: dict[str, object]) -> str:
     return ""
 
 
-def _hint(status: int, headers: Mapping[str, str], reason: Reason) -> str | None:
+def _complete(row: Provider) -> str:
+    return "most end in /v1" if (row.base_url or "/v1").endswith("/v1") else f"{row.name}'s own is {row.base_url}"
+
+
+def _hint(row: Provider, status: int, headers: Mapping[str, str], reason: Reason) -> str | None:
     if reason == "quota":
         return "The quota is spent: waiting does not help, look at the account's billing."
     if 300 <= status < 400:
@@ -403,7 +407,7 @@ def _hint(status: int, headers: Mapping[str, str], reason: Reason) -> str | None
         case "forbidden":
             return "The key is known but may not do this: check its permissions, the project, and the region."
         case "not_found":
-            return "Check the model's name, and that the base URL is complete: most end in /v1."
+            return f"Check the model's name, and that the base URL is complete: {_complete(row)}."
         case "context":
             return "The request is too long for the model: shorten it, or choose a model with a longer context."
         case _:

@@ -185,7 +185,7 @@ class ChatStream:
             # perplexity repeats the message so far beside each delta.
             if name not in ("delta", "message", "index") and value is not None:
                 before = self._choice.get(name)
-                if name == "logprobs" and is_object(before) and is_object(value):
+                if name == "logprobs" and isinstance(before, dict) and is_object(value):
                     _append(before, value)
                 else:
                     self._choice[name] = value
@@ -314,9 +314,11 @@ def _joined(pieces: list[Object]) -> list[dict[str, object]]:
     return [entry.wire() for entry in found]
 
 
-def _append(known: Object, more: Object) -> None:
+def _append(known: dict[str, object], more: Object) -> None:
     """Put the probabilities of more tokens behind those of earlier ones, in place: a stream has thousands."""
     for name, value in more.items():
         earlier = known.get(name)
         if isinstance(earlier, list) and isinstance(value, list):
             earlier.extend(value)
+        elif value is not None:
+            known[name] = value
