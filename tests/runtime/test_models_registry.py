@@ -25,6 +25,7 @@ from kitaru.runtime.models.registry import (
     set_default,
     snapshot,
 )
+from kitaru.runtime.models.routes import route_in
 
 FAST = Alias(model="openai/gpt-5-nano", secret="openai-creds")
 SMART = Alias(model="openai/gpt-5", temperature=0.5, stop=("END",), fallbacks=("fast",))
@@ -106,6 +107,14 @@ def test_a_refused_alias_leaves_the_file_as_it_was(write: Write) -> None:
     with pytest.raises(UsageError, match="nothere"):
         register({"fast": Alias(model="openai/x", fallbacks=("nothere",))})
     assert path.read_text() == '{"aliases": {}}'
+
+
+def test_a_fallback_may_be_spelled_as_other_libraries_do() -> None:
+    register({"fast": Alias(model="openai/x", fallbacks=("anthropic:claude-x", "together_ai/org/m"))})
+    assert [way.name for way in route_in(effective().registry, "fast", {}).fallbacks] == [
+        "anthropic/claude-x",
+        "together/org/m",
+    ]
 
 
 def test_aliases_that_fall_back_to_each_other_are_refused() -> None:

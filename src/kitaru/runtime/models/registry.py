@@ -104,7 +104,6 @@ def snapshot(registry: Registry) -> bytes:
 
 
 @functools.lru_cache(64)
-@functools.lru_cache(64)
 def from_snapshot(data: bytes) -> Registry:
     """The registry that a run keeps. What a newer version added is passed over."""
     kept: Any = codec.decoder()(data) if data else {}
@@ -184,7 +183,7 @@ def _check_whole(registry: Registry, where: str) -> None:
         )
     for name, alias in aliases.items():
         for one in alias.fallbacks:
-            if one not in aliases and "/" not in one and not registry.default_provider:
+            if one not in aliases and not registry.default_provider and not _full(one):
                 raise UsageError(
                     f"the alias {name!r} falls back to {one!r}, which is neither an alias nor provider/model",
                     hint=_close(one, aliases),
@@ -194,6 +193,18 @@ def _check_whole(registry: Registry, where: str) -> None:
         raise UsageError(
             f"aliases fall back to each other: {' -> '.join(way)}", hint="Take one of these fallbacks away."
         )
+
+
+def _full(name: str) -> bool:
+    """Whether a name that is no alias names a provider and a model."""
+    if "/" in name:
+        return True
+    from kitaru.adapters import split_model
+
+    try:
+        return bool(split_model(name))
+    except UsageError:
+        return False
 
 
 def _close(name: str, aliases: Mapping[str, Alias]) -> str | None:
