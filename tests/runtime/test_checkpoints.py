@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
+import inspect
 import threading
+from collections.abc import Coroutine
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
+import kitaru
 from kitaru import Checkpoint, EncodeError, Runtime, checkpoint, flow
 from kitaru.store.events import StepCompleted, StepFailed
 from tests.runtime.runs import keys_of, of_type, resumed, run_of, stopped
@@ -305,6 +310,28 @@ async def test_a_context_variable_set_in_a_step_ends_with_the_step(
 
     for one in (asynchronous, threaded):
         assert await (await runtime.start(one)).result() == ["ada", "anonymous"] * 3 + ["anonymous"]
+
+
+async def test_what_a_wrapper_sets_before_it_awaits_the_step_ends_with_the_step_too(runtime: Runtime) -> None:
+    async def reads() -> str:
+        return USER.get()
+
+    @functools.wraps(reads)
+    def as_ada() -> Coroutine[Any, Any, str]:
+        USER.set("ada")
+        kitaru.now()
+        return reads()
+
+    if mark := getattr(inspect, "markcoroutinefunction", None):  # Python 3.12
+        mark(as_ada)
+    step = checkpoint(as_ada)
+    limited = checkpoint(timeout=60)(as_ada)
+
+    async def body() -> object:
+        return [await step(), USER.get(), await limited(), USER.get()]
+
+    assert await run_of(runtime, body) == ["ada", "anonymous"] * 2
+    assert all(">" in key for key in await keys_of(runtime, "r", StepCompleted) if key.endswith("now"))
 
 
 async def test_a_step_sees_the_context_variables_of_its_flow(runtime: Runtime) -> None:

@@ -186,11 +186,12 @@ class CheckpointWork(DeclaredWork):
         # A copy, so that what the step sets there ends with it, as it does where its outcome is reused.
         context = copy_context()
         context.run(here.set, place)
-        body = functools.partial(self.function, *flight.call.inputs.args, **flight.call.inputs.kwargs)
+        inputs = flight.call.inputs
+        if self.is_async and self.options.timeout is None:
+            return await Isolated(context, context.run(self.function, *inputs.args, **inputs.kwargs))
+        body = functools.partial(self.function, *inputs.args, **inputs.kwargs)
         if self.options.timeout is not None:
             return await self._within(self.options.timeout, flight, context, body)
-        if self.is_async:
-            return await Isolated(context, body())
         waiting = flight.party if isinstance(flight.party, WaitingThread) else None
         value = await (waiting or flight.execution.host).run(body, context)
         return await _of_wrapper(value, place, context) if unawaited(value) else value
@@ -207,7 +208,7 @@ class CheckpointWork(DeclaredWork):
         try:
             async with limit:
                 if self.is_async:
-                    return await Isolated(context, body())
+                    return await Isolated(context, context.run(body))
                 flight.thread = flight.execution.host.run(in_thread, context)
                 value = await asyncio.shield(flight.thread)
                 return await _of_wrapper(value, context[here], context) if unawaited(value) else value
@@ -446,8 +447,9 @@ def checkpoint(
         backoff: Seconds before the first retry, doubled for each further one (at most 60 s, with jitter); or the delays
             themselves, the last one for all that follow. A `timedelta` and a text such as "5m" work, too.
         timeout: Seconds that one attempt may take, or a `timedelta`, or a text such as "5m".
-        retry_on: The exceptions that are retried. A model call has its own retries: its error (`ModelError`) is retried
-            here only where this names it, or a class of its kind.
+        retry_on: The exceptions that are retried. `Exception` stands for those outside it too: a `SystemExit`, or a
+            cancellation that the step asked for itself. A model call has its own retries: its error (`ModelError`) is
+            retried here only where this names it, or a class of its kind.
         ignore: Parameters that are handed on live, not recorded, and no part of the fingerprint.
         uses: Further functions, classes or values that its outcome depends on, for its code digest.
         effects: It changes the world (charges a card, sends a mail): its start is committed first, and a replay does
