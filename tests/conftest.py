@@ -127,6 +127,8 @@ MAY_BLOCK = {
     "kitaru/runtime/models/registry.py": {"effective"},
     # Loading a flow's module, before its run begins.
     "kitaru/runtime/loader.py": {"load_flow", "loaded_flow", "load_file"},
+    # A notebook's cell: nothing of the user's waits for the kernel's loop meanwhile.
+    "kitaru/runtime/handle.py": {"wait"},
     # One row and, once a process, the key: sync by contract, for sync code in flows.
     "kitaru/runtime/secrets/named.py": {"get_secret", "find", "read"},
     # The price table, half a megabyte beside the code: once a process.

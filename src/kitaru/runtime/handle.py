@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -53,17 +54,20 @@ class RunHandle(Generic[T]):
 
         Raises:
             TimeoutError: It took longer; the run goes on.
-            UsageError: On an event loop's thread.
+            UsageError: On an event loop's thread. In a notebook's cell only where the run is on that loop.
             Exception: As `result`.
         """
         try:
-            asyncio.get_running_loop()
+            loop = asyncio.get_running_loop()
         except RuntimeError:
             pass
         else:
-            raise UsageError(
-                "RunHandle.wait() on an event loop's thread would block it", hint="Use `await handle.result()`."
-            )
+            # A cell is over before the next one begins, so nothing of the user's waits for the kernel's loop.
+            elsewhere = self._execution is None or self._execution.host.loop is not loop
+            if not (elsewhere and in_notebook()):
+                raise UsageError(
+                    "RunHandle.wait() on an event loop's thread would block it", hint="Use `await handle.result()`."
+                )
         seconds = None if timeout is None else min(seconds_of(timeout, "wait: timeout"), threading.TIMEOUT_MAX)
         if self._execution is not None:
             return cast(T, self._work.decode_outcome(self._execution.finished.result(seconds)))
@@ -103,6 +107,12 @@ class RunHandle(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<run {self.id} of {self._work.name}>"
+
+
+def in_notebook() -> bool:
+    """Whether this code was typed into IPython, whose cells run on an event loop."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None
 
 
 async def outermost(starting: Coroutine[Any, Any, RunHandle[T]]) -> T:

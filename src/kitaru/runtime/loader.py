@@ -78,6 +78,16 @@ def load_flow(ref: FlowRef) -> Flow[..., Any]:
         except NotFoundError:
             if not Path(ref.file).exists():
                 raise
+    elif not Path(ref.file).exists():
+        typed = _attribute(sys.modules["__main__"], ref.qualname)
+        if isinstance(typed, Flow) and not Path(typed.work.ref.file).exists():
+            return typed
+        if _is_typed_in(ref.file):
+            raise NotFoundError(
+                f"the flow {ref.qualname} was defined in a notebook or at a prompt, and this process does not have it",
+                hint="Run its cells, then there: `async with kitaru.Runtime() as rt: await (await rt.replay(RUN))"
+                ".handle.result()`. Or put the flow into a file.",
+            )
     return _flow_in(load_file(Path(ref.file)), ref.qualname, f"{ref.file}:{ref.qualname}")
 
 
@@ -223,6 +233,11 @@ def _attribute(module: ModuleType, qualname: str) -> object:
         flows = (value for value in vars(module).values() if isinstance(value, Flow))
         below = next((flow for flow in flows if flow.work.function.__qualname__ == qualname), None)
     return below or found
+
+
+def _is_typed_in(file: str) -> bool:
+    """Whether a file's name is what IPython and Python's prompt give to code that is in no file."""
+    return Path(file).name.startswith("<") or Path(file).parent.name.startswith("ipykernel_")
 
 
 def _same_file(one: str | None, other: str) -> bool:
