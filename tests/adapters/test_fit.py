@@ -400,6 +400,19 @@ def test_law_a_field_that_only_some_have_is_sent_or_its_absence_is_told(name: st
             fit(msgspec.structs.replace(asked, strict=True), provider(name))
 
 
+@pytest.mark.parametrize("name", names())
+def test_law_what_a_model_thought_goes_back_where_it_is_taken_or_its_absence_is_told(name: str) -> None:
+    turn = Message("assistant", "So.", more={"reasoning_content": "the moon"})
+    asked = ModelCall(name, "m", (Message("user", "hi"), turn, Message("user", "and?")))
+    found = fit(asked, provider(name))
+    endpoint = Endpoint(base_url="https://h.example/v1", api_key=SecretStr("key-of-the-test"))
+    sent = adapter(name).build_request(found.call, endpoint).content.decode()
+    told = f"reasoning_content was left out of message 1: {name}/m does not take it" in found.warnings
+    assert told != ('"reasoning_content":"the moon"' in sent)
+    if name in ("deepseek", "moonshot", "fireworks", "openai-compatible"):
+        assert not told
+
+
 def test_what_is_left_out_is_told_with_its_places() -> None:
     assert fit(MARKED, row()).warnings == (
         "cache_control was left out of message 0, message 1: p/m does not take it",

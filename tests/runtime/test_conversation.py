@@ -281,9 +281,15 @@ def test_objects_stand_for_their_messages() -> None:
 def test_what_servers_write_beside_an_answer_is_left_out() -> None:
     dumped: dict[str, object] = {
         "role": "assistant", "content": "hi", "refusal": None, "annotations": [], "audio": None, "function_call": None,
-        "tool_calls": None, "reasoning_content": "hm",
+        "tool_calls": None, "id": "m-1", "logprobs": {},
     }  # fmt: skip
     assert one(dumped) == {"role": "assistant", "content": "hi"}
+
+
+def test_what_a_model_thought_is_recorded_beside_its_turn() -> None:
+    turn = {"role": "assistant", "content": "hi", "reasoning_content": "hm", "reasoning": None}
+    assert one(turn) == {"role": "assistant", "content": "hi", "more": {"reasoning_content": "hm"}}
+    assert public_message(neutral([one(turn)])[0]) == {"role": "assistant", "content": "hi", "reasoning_content": "hm"}
 
 
 # ---- mistakes -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from kitaru.adapters.call import Effort
 from kitaru.adapters.openai_chat import OpenAIChat
 from kitaru.adapters.openai_chat.dialect import Dialect
@@ -437,4 +439,12 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
 )
 
 
-ADAPTERS: Final[Mapping[str, OpenAIChat]] = {row.name: OpenAIChat(row, dialect) for row, dialect in _ROWS}
+def _taking_back(row: Provider, dialect: Dialect) -> Provider:
+    """A server takes the same fields of a turn from a caller as from its own answers."""
+    fields = frozenset(dialect.echoes) - {"content", "tool_calls"}
+    return msgspec.structs.replace(row, capabilities=msgspec.structs.replace(row.capabilities, turn_fields=fields))
+
+
+ADAPTERS: Final[Mapping[str, OpenAIChat]] = {
+    row.name: OpenAIChat(_taking_back(row, dialect), dialect) for row, dialect in _ROWS
+}

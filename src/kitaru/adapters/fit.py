@@ -148,6 +148,8 @@ def _known_message(message: Message, known: Capabilities, where: str, places: di
     if message.name and message.role != "tool" and not known.speakers:
         places.setdefault("name", []).append(where)
         message = msgspec.structs.replace(message, name="")
+    if message.more:
+        message = msgspec.structs.replace(message, more=_known(message.more, known.turn_fields, where, places))
     if isinstance(message.content, str) or not any(part.more for part in message.content):
         return message
     parts = tuple(

@@ -115,6 +115,8 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
         name: The tool's name in a `tool` message, else the speaker's.
         is_error: A `tool` message that reports a failure.
         opaque: An assistant's turn in its provider's own form.
+        more: Further fields of an assistant's turn as the caller wrote them, such as `reasoning_content`, for providers
+            that take them back.
     """
 
     role: Role
@@ -124,6 +126,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str = ""
     is_error: bool = False
     opaque: Opaque | None = None
+    more: dict[str, object] = {}
 
     @property
     def text(self) -> str:

@@ -56,6 +56,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         models: What some models lack.
         part_fields: Further fields that parts of a message may have, such as `cache_control`; `*` is any.
         tool_fields: Further fields that tools may have; `*` is any.
+        turn_fields: Further fields that an assistant's turn may have, such as `reasoning_content`.
         speakers: Whether a message may name its speaker.
     """
 
@@ -68,6 +69,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[Lacks, ...] = ()
     part_fields: frozenset[str] = frozenset()
     tool_fields: frozenset[str] = frozenset()
+    turn_fields: frozenset[str] = frozenset()
     speakers: bool = False
 
     def of(self, model: str) -> frozenset[Feature]:

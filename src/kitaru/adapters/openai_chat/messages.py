@@ -49,7 +49,7 @@ def wire_messages(call: ModelCall, dialect: Dialect) -> list[object]:
                     found.append(msgspec.Raw(own))
                     continue
                 turn = _turn(message, dialect, kept)
-                if fills and (call.tools or message.tool_calls):
+                if fills and fills not in turn and (call.tools or message.tool_calls):
                     turn[fills] = " "  # an empty one counts as missing: LiteLLM `deepseek/chat/transformation.py`
                 if dialect.prefix and at == len(messages) - 1:
                     turn["prefix"] = True
@@ -106,7 +106,8 @@ def _turn(message: Message, dialect: Dialect, kept: frozenset[str]) -> dict[str,
     # Content is required unless there are calls: openai SDK `chat_completion_assistant_message_param.py`.
     content = _content(message, dialect) or (None if calls else "")
     named = {"name": message.name} if message.name else {}
-    return {"role": "assistant", "content": content, **named, **({"tool_calls": calls} if calls else {})}
+    turn = {"role": "assistant", "content": content, **named, **({"tool_calls": calls} if calls else {})}
+    return {**turn, **message.more}
 
 
 def _call(one: ToolCall, dialect: Dialect, kept: frozenset[str]) -> dict[str, object]:
@@ -202,4 +203,4 @@ def _merged(messages: Iterable[Message]) -> tuple[Message, ...]:
 
 
 def _plain(message: Message) -> bool:
-    return not (message.tool_calls or message.role == "tool" or message.opaque or message.name)
+    return not (message.tool_calls or message.role == "tool" or message.opaque or message.name or message.more)

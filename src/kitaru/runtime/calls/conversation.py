@@ -30,15 +30,18 @@ Nodes: TypeAlias = dict[bytes, bytes]
 ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool"})
 
 _KEYS: Final = frozenset(
-    {"role", "content", "name", "tool_calls", "tool_call_id", "is_error", "opaque", "cache_control"}
+    {"role", "content", "name", "tool_calls", "tool_call_id", "is_error", "opaque", "cache_control", "more"}
 )
-# What servers and SDKs write into an assistant's message beside it; it goes back to none of them in this form.
+# What servers and SDKs write into an assistant's message beside it.
 _REPORTED: Final = frozenset(
     {
         "refusal", "annotations", "audio", "id", "index", "reasoning", "reasoning_content", "reasoning_details",
         "images", "provider_specific_fields", "thinking_blocks", "logprobs", "citations",
     }
 )  # fmt: skip
+
+# What of it means something to a model: it goes back to the servers that take it.
+_TAKEN_BACK: Final = ("reasoning", "reasoning_content", "reasoning_details", "thinking_blocks")
 
 
 def normalised(prompt: object, system: str | None, name: str) -> list[Message]:
@@ -103,15 +106,15 @@ def neutral(messages: Sequence[Mapping[str, Any]]) -> tuple[NeutralMessage, ...]
 
 
 def without_more(messages: list[Message]) -> list[Message]:
-    """Recorded messages without further fields of their parts, which change how a prompt is sent, not what it says."""
-    if not any("more" in part for message in messages for part in _parts(message)):
+    """Recorded messages without the further fields of turns and parts, which logs of before do not have."""
+    if not any("more" in one for message in messages for one in (message, *_parts(message))):
         return messages
-    return [
-        {**message, "content": [{key: part[key] for key in part if key != "more"} for part in parts]}
-        if (parts := _parts(message))
-        else message
-        for message in messages
-    ]
+    found = []
+    for message in messages:
+        parts = [{key: part[key] for key in part if key != "more"} for part in _parts(message)]
+        plain = {key: message[key] for key in message if key != "more"}
+        found.append({**plain, "content": parts} if parts else plain)
+    return found
 
 
 def _parts(message: Message) -> list[Any]:
@@ -136,6 +139,8 @@ def public_message(message: NeutralMessage) -> dict[str, object]:
     for key in ("tool_call_id", "name", "is_error"):
         if value := getattr(message, key):
             public[key] = value
+    if message.more:
+        public |= message.more
     if message.opaque is not None:
         opaque = message.opaque
         public["opaque"] = {
@@ -183,6 +188,10 @@ def _normal(message: object, at: str) -> Message:
         normal["is_error"] = True
     if opaque:
         normal["opaque"] = opaque
+    stated = message.get("more")
+    more = {key: message[key] for key in _TAKEN_BACK if message.get(key)} | (stated if isinstance(stated, dict) else {})
+    if more and role == "assistant":
+        normal["more"] = more
     return normal
 
 
@@ -226,6 +235,7 @@ def _check_keys(message: Mapping[Any, object], role: str, at: str) -> None:
         ("is_error", "tool"),
         ("tool_calls", "assistant"),
         ("opaque", "assistant"),
+        ("more", "assistant"),
     ):
         if message.get(key) and role != owner:
             raise UsageError(f"{at} has {key}, which belongs to the role {owner}, not {role}")
