@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -54,10 +55,13 @@ class Player:
         self.hash_seed = hash_seed
         self.python = python
         self.process: subprocess.Popen[bytes] | None = None
+        self.home: tempfile.TemporaryDirectory[str] | None = None
 
     def play(self, task: Task) -> Played | None:
         """What came of a task; None if the process was killed."""
         if self.process is None or self.process.poll() is not None:
+            self.close()
+            self.home = tempfile.TemporaryDirectory(prefix="kitaru-laws-home-")
             self.process = subprocess.Popen(
                 [self.python, "-m", "tests.runtime.laws.playing"],
                 cwd=ROOT,
@@ -65,6 +69,8 @@ class Player:
                     "PYTHONPATH": f"{ROOT}/src:{ROOT}",
                     "PYTHONHASHSEED": str(self.hash_seed),
                     "PATH": "/usr/bin:/bin",
+                    # None of the user's own settings.
+                    "KITARU_HOME": self.home.name,
                 },
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -85,6 +91,9 @@ class Player:
             self.process.kill()
             self.process.communicate()
             self.process = None
+        if self.home is not None:
+            self.home.cleanup()
+            self.home = None
 
 
 def lines_of(path: Path) -> list[Line]:
