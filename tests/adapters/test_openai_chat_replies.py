@@ -608,3 +608,35 @@ def test_a_rate_limit_that_passes_is_none() -> None:
     found = failed("openai", {"error": {"code": "rate_limit_exceeded", "message": message}}, 429)
     assert isinstance(found, ProviderError)
     assert (found.reason, found.retryable) == ("rate_limit", True)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"message": "This response_format type is unavailable now"}),
+        (400, {"message": "'response_format.type' must be 'json_schema' or 'text'"}),
+        (400, {"message": "'response_format' of type 'json_schema' is not supported with this model."}),
+        (400, {"message": "Unsupported parameter", "param": "response_format", "code": "unsupported_parameter"}),
+        (400, {"message": "JSON mode is not enabled for this model"}),
+        (400, {"message": "json mode cannot be combined with tool/function calling"}),
+        (400, {"message": "output_config.format: Extra inputs are not permitted"}),
+        (400, {"message": "Failed to parse grammar"}),
+        (404, {"message": "This model does not support structured outputs"}),
+        (422, [{"type": "literal_error", "loc": ["body", "response_format", "type"], "msg": "Input should be 'text'"}]),
+    ],
+)
+def test_a_refused_form_of_the_answer_is_told_from_other_errors(status: int, error: object) -> None:
+    body = {"detail": error} if isinstance(error, list) else {"error": error}
+    found = failed("vllm", body, status)
+    assert isinstance(found, ProviderError)
+    assert (found.refuses, found.retryable) == ("response_type", False)
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["'messages' must contain the word 'json' in some form", "messages: field required", "The model is not available"],
+)
+def test_other_errors_refuse_no_form(message: str) -> None:
+    found = failed("vllm", {"error": {"message": message}}, 400)
+    assert isinstance(found, ProviderError)
+    assert found.refuses == ""

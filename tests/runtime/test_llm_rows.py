@@ -18,6 +18,7 @@ from kitaru.adapters import Reply, attempts_of, reply_of
 from kitaru.adapters.standin import Fault, FaultKind, Options, StandInServer
 from kitaru.errors import AnswerError, ModelConnectionError, ProviderError, UnsupportedError
 from kitaru.store.events import LlmCompleted, LlmRequested
+from tests.adapters.scripted import Script, answer, scripted
 from tests.adapters.talks import address
 from tests.runtime.asking import PNG, asked, body, failed, record
 from tests.runtime.canned import Canned, CannedServer
@@ -92,6 +93,44 @@ async def test_a_setting_refused_with_a_400_is_left_out_at_once_and_remembered_f
     assert [attempt.status for attempt in again.attempts] == [200]
     assert again.warnings == ("temperature was left out: openai/thinker-1 does not take it",)
     assert (other.warnings, sent) == ((), [True, False, False, True])
+
+
+async def test_a_refused_form_of_the_answer_is_asked_for_another_way_and_remembered(runtime: Runtime) -> None:
+    def refused(form: str) -> Script:
+        said = {"error": {"message": f"This response_format type is unavailable now: {form}"}}
+        return answer(json.dumps(said).encode(), 400)
+
+    good = answer(b'{"choices":[{"message":{"content":"{\\"a\\":1}"},"finish_reason":"stop"}]}')
+    async with scripted(refused("json_schema"), refused("json_object"), good) as server:
+
+        async def asks() -> None:
+            for name, form in (("first", {"response_type": dict[str, int]}), ("again", {"json": True})):
+                found = await kitaru.llm(
+                    "tides", model="vllm/m", base_url=server.base_url, name=name, retry=1, strict=True, **form
+                )
+                assert found == {"a": 1}
+
+        await run_of(runtime, asks)
+        forms = [json.loads(seen.body).get("response_format", {}).get("type") for seen in server.seen]
+    first, again = (done.llm for done in await of_type(runtime, "r", LlmCompleted))
+    assert forms == ["json_schema", "json_object", None, None]
+    assert [attempt.status for attempt in first.attempts] == [400, 400, 200]
+    assert (first.json_mode, again.json_mode) == ("instruction", "instruction")
+    replaced = [
+        f"{name} was replaced by an instruction: vllm/m does not take it" for name in ("json_schema", "json_mode")
+    ]
+    assert list(first.warnings) == list(again.warnings) == replaced
+
+
+async def test_a_refusal_where_no_form_is_asked_for_any_more_ends_the_call(runtime: Runtime) -> None:
+    said = {"error": {"message": "response_format is not supported"}}
+    async with scripted(answer(json.dumps(said).encode(), 400)) as server:
+        error = await failed(
+            runtime, lambda: kitaru.llm("tides", model="vllm/m", base_url=server.base_url, json=True, retry=1)
+        )
+        forms = [json.loads(seen.body).get("response_format", {}).get("type") for seen in server.seen]
+    assert isinstance(error, ProviderError)
+    assert forms == ["json_object", "json_schema", None]
 
 
 async def test_a_warning_is_logged_once_a_run(runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:

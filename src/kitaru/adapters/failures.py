@@ -12,6 +12,7 @@ import msgspec
 from kitaru.adapters.fields import Object, is_object, object_at, objects_in
 from kitaru.adapters.message import Message
 from kitaru.adapters.provider import Provider
+from kitaru.adapters.refusals import FORM
 from kitaru.adapters.reply import Reply, Usage
 from kitaru.adapters.retry import retry_after
 from kitaru.adapters.secret import clean, excerpt
@@ -66,6 +67,20 @@ _REFUSAL: Final = re.compile(
     # anthropic: "`temperature` may only be set to 1 when thinking is enabled", "`temperature` and `top_p` cannot both
     # be specified", "Thinking may not be enabled when tool_choice forces tool use".
     r"|may only be set|cannot both be|may not be enabled",
+    re.IGNORECASE,
+)
+
+# deepseek: "This response_format type is unavailable now"; lmstudio: "'response_format.type' must be 'json_schema' or
+# 'text'"; openai: "'response_format' of type 'json_schema' is not supported with this model"; google: "JSON mode is not
+# enabled for this model"; groq: "json mode cannot be combined with tool/function calling"; tgi: "Grammar validation".
+_FORM: Final = re.compile(
+    r"response_?format|json[ _-]?(?:schema|object|mode|output)|structured[ _-]?output|guided[ _-]?(?:json|decoding)"
+    r"|grammar|output_(?:config|format)|text\.format|response_?mime_?type|response_?(?:json_?)?schema",
+    re.IGNORECASE,
+)
+_FORM_REFUSED: Final = re.compile(
+    r"unavailable|must be|invalid (?:value|type)|expected one of|not (?:enabled|implemented|recogni[sz]ed|available)"
+    r"|unknown variant|cannot be (?:combined|used)|can't be (?:combined|used)|input should be|no endpoints|failed to",
     re.IGNORECASE,
 )
 
@@ -253,6 +268,7 @@ def failure_within(row: Provider, status: int, headers: Mapping[str, str], paylo
         retry_after=said.wait if (asked := retry_after(headers)) is None else asked,
         provider_code=said.label or None,
         reason=reason,
+        refuses=_refused_setting(inner, said),
     )
 
 
@@ -336,18 +352,22 @@ def _too_long(status: int, said: Complaint) -> bool:
 
 
 def _refused_setting(status: int, said: Complaint) -> str:
-    """Return the setting that an error names as not taken, where it is one that may be left out."""
-    if status not in (400, 422):
+    """Return what an error names as not taken: a setting that may be left out, or the form of the answer."""
+    if status not in (400, 404, 422):
         return ""
     told = said.code in ("unsupported_value", "unsupported_parameter", "unknown_parameter", "extra_forbidden")
-    if not (told or _REFUSAL.search(said.message) or said.kind == "extra_forbidden"):
-        return ""
+    refused = told or said.kind == "extra_forbidden" or _REFUSAL.search(said.message)
+    form = (
+        FORM if _FORM.search(f"{said.param} {said.message}") and (refused or _FORM_REFUSED.search(said.message)) else ""
+    )
+    if not refused or status == 404:
+        return form
     if said.param:
-        return _ADVISORY_FIELDS.get(said.param.removeprefix("body."), "")
+        return _ADVISORY_FIELDS.get(said.param.removeprefix("body."), form)
     # The field that is named first, if it is the only one that could be meant.
     named = re.findall(r"[`'\"]?([A-Za-z_][A-Za-z_.]*)[`'\"]?", said.message)
     known = [_ADVISORY_FIELDS[word] for word in named if len(word) > 1 and word in _ADVISORY_FIELDS]
-    return known[0] if known else ""
+    return known[0] if known else form
 
 
 def _retryable(row: Provider, status: int, headers: Mapping[str, str], reason: Reason, said: Complaint) -> bool:

@@ -68,7 +68,8 @@ def fit(call: ModelCall, row: Provider, lacking: Mapping[str, str] = {}) -> Fitt
         tool_choice=choice,
     )
     fitted, json_mode, wrapped = _output(fitted, row, has)
-    return Fitted(fitted, (*warnings, *unknown, *left_out), json_mode, wrapped)
+    formed = _lacked_forms(call, lacking, json_mode)
+    return Fitted(fitted, (*warnings, *unknown, *left_out, *formed), json_mode, wrapped)
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------
@@ -294,6 +295,16 @@ def _output(call: ModelCall, row: Provider, has: frozenset[str]) -> tuple[ModelC
             return *_json(call, row, has), False
         case "schema":
             return _schema(call, row, has)
+
+
+def _lacked_forms(call: ModelCall, lacking: Mapping[str, str], mode: JsonMode) -> list[str]:
+    """What to say of forms of the answer that were refused before, where that has led to another one."""
+    if call.output.kind == "text":
+        return []
+    instead = {"schema": "a JSON schema", "native": "JSON mode", "instruction": "an instruction"}.get(mode, "")
+    used = {"schema": "json_schema", "native": "json_mode"}.get(mode, "")
+    passed = ("json_schema", "json_mode") if call.output.kind == "schema" or mode == "instruction" else ("json_mode",)
+    return [f"{name} was replaced by {instead}: {lacking[name]}" for name in passed if name in lacking and name != used]
 
 
 def _json(call: ModelCall, row: Provider, has: frozenset[str]) -> tuple[ModelCall, JsonMode]:

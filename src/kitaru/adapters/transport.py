@@ -16,7 +16,6 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Literal, Self
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -27,7 +26,7 @@ from kitaru.adapters.http.exchange import Exchange, Timeouts, lost
 from kitaru.adapters.http.incoming import Incoming, Listener, ListenerError, Streamed, Whole, is_stream
 from kitaru.adapters.masking import NOTHING, Masker
 from kitaru.adapters.provider import ADVISORY
-from kitaru.adapters.refusals import Refusals
+from kitaru.adapters.refusals import FORM, Refusals
 from kitaru.adapters.reply import Attempt, Delta, Reply, reply_of
 from kitaru.adapters.retry import MAX_RETRY_AFTER, Retry, retry_after
 from kitaru.adapters.secret import SecretStr, clean
@@ -137,7 +136,7 @@ class Transport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._farewell: AsyncGenerator[None, None] | None = None
-        self._refusals: dict[tuple[str, str, str], Refusals] = {}
+        self._refusals = Refusals()
         self._maskers: dict[tuple[SecretStr, ...], Masker] = {(): NOTHING}
 
     async def __aenter__(self) -> Self:
@@ -156,14 +155,13 @@ class Transport:
             await self._clients.aclose()
 
     def lacking(self, call: ModelCall, base_url: str) -> dict[str, str]:
-        """Return the advisory settings of a call that its model has refused here before, and why they are left out.
+        """Return what of a call its model has refused here before, and why: advisory settings, forms of the answer.
 
         Args:
             call: What is asked: a setting that was refused beside another one may be taken without it.
             base_url: The address called.
         """
-        known = self._refusals.get(_place(call.provider, base_url, call.model))
-        return known.of(call) if known is not None else {}
+        return self._refusals.of(call, base_url)
 
     async def send(
         self,
@@ -261,8 +259,11 @@ class Transport:
         total, spent = job.timeout.total, self._clock() - job.begun
         if final or (total is not None and spent >= total):
             return None
-        if isinstance(error, ProviderError) and self._without_refused(job, error):
-            return 0.0
+        if isinstance(error, ProviderError):
+            if error.refuses == FORM and self._refusals.learn(job.call, job.endpoint.base_url, FORM, error.message):
+                return None  # what asks can ask another way, and sees by `lacking` that it has to
+            if self._without_refused(job, error):
+                return 0.0
         wait = self._wait(error, failed + len(job.attempts) - job.free, retry)
         return None if wait is not None and total is not None and spent + wait >= total else wait
 
@@ -274,8 +275,8 @@ class Transport:
         fields: dict[str, object] = {setting: None}
         job.call = msgspec.structs.replace(call, settings=msgspec.structs.replace(call.settings, **fields))
         job.free += 1
-        known = self._refusals.setdefault(_place(call.provider, job.endpoint.base_url, call.model), Refusals())
-        job.warnings.append(f"{setting} was left out: {known.learn(call, setting, error.message)}")
+        why = self._refusals.learn(call, job.endpoint.base_url, setting, error.message)
+        job.warnings.append(f"{setting} was left out: {why}")
         return True
 
     def _wait(self, error: ModelError, failed: int, retry: Retry) -> float | None:
@@ -458,14 +459,6 @@ async def _authorised(
         problem = ModelConnectionError(what) if isinstance(error, OSError) else CredentialError(what)
     # Raised outside the handler: what the hook raised may hold the credential.
     raise problem
-
-
-def _place(provider: str, base_url: str, model: str) -> tuple[str, str, str]:
-    try:
-        host = urlsplit(base_url.strip()).netloc.rpartition("@")[2].lower()
-    except ValueError:
-        host = ""
-    return provider, host, model
 
 
 def _maybe_billed(error: ModelError, status: int) -> bool:

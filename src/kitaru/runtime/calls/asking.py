@@ -30,6 +30,7 @@ from kitaru.adapters import Reply as ModelReply
 from kitaru.adapters.azure import versioned
 from kitaru.adapters.fit import Fitted, fit
 from kitaru.adapters.prices import Cost, cost_of
+from kitaru.adapters.refusals import FORM
 from kitaru.adapters.request import loopback
 from kitaru.adapters.secret import clean
 from kitaru.errors import AnswerError, EncodeError, KitaruError, ModelConnectionError, ModelError, ProviderError
@@ -221,7 +222,16 @@ class Asking:
         call, repaired = way.call, False
         while True:
             fitted = way.asked.fitted if call is way.asked.call and not lacking else fit(call, row, lacking)
-            sent = await self._send(way, fitted.call)
+            try:
+                sent = await self._send(way, fitted.call)
+            except ProviderError as error:
+                lacking = transport.lacking(way.call, way.endpoint.base_url)
+                if error.refuses != FORM or fit(call, row, lacking).json_mode == fitted.json_mode:
+                    raise
+                # The answer's form was refused: the next way to ask for it is another attempt with the same model.
+                name = way.asked.route.name
+                self._unkept = [msgspec.structs.replace(event, next_model=name) for event in self._unkept]
+                continue
             self._arrived = way, sent
             try:
                 value = self._read(fitted, sent.reply)
