@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -176,12 +178,20 @@ async def test_nothing_is_acknowledged_once_the_files_of_a_store_are_gone(
     async with opened(path) as (store, listener):
         await listener.create("tides")
         damage(path)
+        await look_is_over(store)
         for _ in range(2):
             late = await listener.tried("tides", 1, step())
             assert isinstance(late.error, StoreClosedError)
             assert str(path) in str(late.error)
         with pytest.raises(StoreClosedError):
             await store.rebuild()
+
+
+async def look_is_over(store: SqliteStore) -> None:
+    """Wait until the writer takes its last look at the files for too old."""
+    writer = store._writer
+    assert writer is not None
+    await asyncio.sleep(max(0.0, writer._seen_until - time.monotonic()))
 
 
 async def test_an_idle_owner_notices_at_its_heartbeat_that_its_file_is_gone(tmp_path: Path) -> None:
