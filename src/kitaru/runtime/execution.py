@@ -74,7 +74,7 @@ class Execution:
         self.records = history.records
         self.salt = crc32(history.root.encode())
         self.keys = history.started.keys if history.started is not None else OWN_NAMES
-        """Tells the tasks of this run and its replays from those of others; see `RunTask`."""
+        """Tells the tasks of this run and its replays from those of others; see `FlowTask`."""
         self.rules = history.rules
         self.turns = Turns(host.loop, self, grace=host.replay_grace)
         self.turns.recorded.extend(history.turns)

@@ -85,18 +85,7 @@ here: ContextVar[Place | None] = ContextVar("kitaru_here", default=None)
 
 
 class RunTask(asyncio.Task[Any]):
-    """A task of a run. It tells cancellations that a step asks of its own task from those that come from outside.
-
-    Sets of tasks iterate in the same order in every process: the hash of a task of the flow comes from its path.
-    """
-
-    def __init__(self, coro: Any, *, path: str = "", salt: int = 0, **options: Any) -> None:
-        # Before asyncio puts the task into a set of its own.
-        self._hash = crc32(path.encode(), salt) if path else id(self) >> 4
-        super().__init__(coro, **options)
-
-    def __hash__(self) -> int:
-        return self._hash
+    """A task of a run. It tells cancellations that a step asks of its own task from those that come from outside."""
 
     def cancel(self, msg: Any | None = None) -> bool:
         cancelled = super().cancel(msg)
@@ -113,6 +102,19 @@ class RunTask(asyncio.Task[Any]):
         place = here.get()
         step = place.inside if place is not None else None
         return step if step is not None and step.task is self else None
+
+
+class FlowTask(RunTask):
+    """A task that a flow's code made. Its hash comes from its path, so sets of such tasks iterate in the same order in
+    every process."""
+
+    def __init__(self, coro: Any, *, path: str, salt: int, **options: Any) -> None:
+        # Before asyncio puts the task into a set of its own.
+        self._hash = crc32(path.encode(), salt)
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 def name_of(key: str) -> str:
@@ -203,8 +205,10 @@ def _factory_after(before: TaskFactory | None) -> TaskFactory:
             if context is not None:
                 options["context"] = context
             task = within(loop, coro, **options)
+        elif path:
+            task = FlowTask(coro, path=path, salt=place.execution.salt, loop=loop, context=context, **options)
         else:
-            task = RunTask(coro, path=path, salt=place.execution.salt, loop=loop, context=context, **options)
+            task = RunTask(coro, loop=loop, context=context, **options)
         if place.inside is None:
             place.execution.born(task)
         elif closes_generator(task):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -103,8 +104,10 @@ def environment_secrets(environ: Mapping[str, str] | None = None) -> list[Secret
     from kitaru.adapters.secret import SecretStr
 
     environ = os.environ if environ is None else environ
-    return [
-        SecretStr(value.strip())
-        for name, value in environ.items()
-        if len(value.strip()) >= SHORTEST_KEY and _SECRET_NAME.search(name)
-    ]
+    values = [environ.get(name, "").strip() for name in environ if _is_secret_name(name)]
+    return [SecretStr(value) for value in values if len(value) >= SHORTEST_KEY]
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_secret_name(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
