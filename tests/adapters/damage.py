@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
 
+from kitaru.adapters.mending import readable, usable
 from kitaru.adapters.reply import Reply
 from kitaru.errors import ModelError, ProviderError
+from kitaru.runtime.calls.conversation import normalised, public_message
 
 _SCALARS = st.one_of(
     st.none(),
@@ -18,7 +21,9 @@ _SCALARS = st.one_of(
     st.integers(-5, 5),
     st.sampled_from([2**63, -(2**63), 10**40, 1e308, -0.5]),
     st.text(max_size=5),
+    st.sampled_from([math.nan, math.inf, -math.inf]),
     st.sampled_from(["", "stop", "STOP", "error", "function", "text", "\x00\x1b[31m", "é" * 3]),
+    st.sampled_from(["\ud83d", "a\ude00", "<think>hm", "hm</think>{}", "<|channel|>final<|message|>x"]),
 )
 VALUES: st.SearchStrategy[Any] = st.recursive(
     _SCALARS,
@@ -63,7 +68,7 @@ def bodies(body: Any) -> st.SearchStrategy[bytes]:
     """Return what may arrive instead of a JSON body: changed, cut, not UTF-8, a web page, nested too deep, noise."""
     whole = json.dumps(body).encode()
     return st.one_of(
-        changed(body).map(lambda value: json.dumps(value).encode()),
+        changed(body).map(lambda value: readable(json.dumps(value).encode())),
         torn(whole),
         st.binary(max_size=60),
         st.sampled_from(
@@ -102,11 +107,13 @@ def one_changed(draw: st.DrawFn, payloads: list[Any]) -> list[Any]:
 
 
 def outcome(read: Callable[[], Reply]) -> Reply | ModelError:
-    """Return what a reader makes of bytes; anything but a reply or a ModelError goes up."""
+    """Return what a reader makes of bytes; anything but a ModelError, or a reply that the log can hold, goes up."""
     try:
-        return read()
+        reply = usable(read(), thinks_in_text=True)
     except ModelError as error:
         return error
+    normalised([public_message(reply.message)], None, "reply")
+    return reply
 
 
 def told(found: Reply | ModelError, provider: str, status: int) -> bool:

@@ -91,7 +91,7 @@ def error_of(
 
 def events(*payloads: dict[str, Any]) -> bytes:
     lines = [f"event: {one['type']}\ndata: {json.dumps(one, ensure_ascii=False)}\n\n" for one in payloads]
-    return "".join(lines).encode()
+    return "".join(lines).encode("utf-8", "surrogatepass")
 
 
 def pieces(message: dict[str, Any], *, every: int = 4) -> list[dict[str, Any]]:

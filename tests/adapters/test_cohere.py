@@ -66,7 +66,7 @@ def parse(body: object, status: int = 200, headers: Mapping[str, str] = HEADERS)
 
 def events(*payloads: dict[str, Any]) -> bytes:
     lines = (f"event: {one.get('type')}\ndata: {json.dumps(one, ensure_ascii=False)}\n\n" for one in payloads)
-    return "".join(lines).encode()
+    return "".join(lines).encode("utf-8", "surrogatepass")
 
 
 def stream(data: bytes) -> tuple[list[Delta], Reply]:

@@ -43,7 +43,9 @@ def parse(
 
 
 def chunks(*payloads: object, end: str = "\r\n\r\n") -> bytes:
-    return "".join(f"data: {json.dumps(payload, ensure_ascii=False)}{end}" for payload in payloads).encode()
+    return "".join(f"data: {json.dumps(payload, ensure_ascii=False)}{end}" for payload in payloads).encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 def stream(data: bytes, asked: ModelCall | None = None) -> tuple[list[Delta], Reply]:

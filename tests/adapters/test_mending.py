@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kitaru.adapters import Message, ModelCall, Settings, Transport, adapter
+from kitaru.adapters import Endpoint, Message, ModelCall, SecretStr, Settings, Transport, adapter
+from kitaru.adapters.http.incoming import Listener, Streamed, Whole
+from kitaru.adapters.masking import NOTHING
 from kitaru.adapters.mending import EventMender, readable, usable
 from kitaru.adapters.message import assistant
 from kitaru.adapters.reply import Reply, Usage
 from kitaru.adapters.sse import ServerEvents
-from tests.adapters.scripted import CALL, END, OPENAI, answer, at, event, scripted, stream
+from kitaru.adapters.standin import StandInServer
+from tests.adapters.damage import cuts
+from tests.adapters.scripted import CALL, CANARY, END, OPENAI, answer, at, event, scripted, stream
+from tests.adapters.talks import WIRES, address, model_of
 from tests.cases import cases
 
 # -- JSON that no strict reader takes ---------------------------------------------------------------------------------
@@ -159,3 +166,77 @@ def test_leading_thinking_is_apart_from_the_text(text: str, said: str, thought: 
     found = usable(reply, thinks_in_text=True)
     assert (found.text, found.message.text, found.reasoning) == (said, said, thought)
     assert usable(reply, thinks_in_text=False) is reply
+
+
+# -- whole answers ----------------------------------------------------------------------------------------------------
+
+BEATS = [b"data: null\n\n", b"data:\n\n", b'data: ""\n\n', b": ping\n\n", b"event: ping\ndata: null\n\n", b"\n\n"]
+
+
+@pytest.fixture(scope="module")
+def bodies() -> dict[tuple[str, bool], bytes]:
+    """What the stand-in answers to each provider, plain and streamed."""
+    found = {}
+    with StandInServer() as server:
+        for name in WIRES[:-1]:
+            endpoint = Endpoint(base_url=address(server, name), api_key=SecretStr(CANARY))
+            for streamed in (False, True):
+                call = ModelCall(name, model_of(name), (Message("user", "Say hello in one line."),))
+                request = adapter(name).build_request(call, endpoint, stream=streamed)
+                with httpx.Client(trust_env=False) as client:
+                    found[name, streamed] = client.send(request).content
+    return found
+
+
+def read(name: str, pieces: list[bytes], *, streamed: bool) -> Reply:
+    call = ModelCall(name, model_of(name), (Message("user", "Say hello in one line."),))
+    taking: Streamed | Whole
+    if streamed:
+        taking = Streamed(adapter(name), call, 200, {}, NOTHING, Listener(None, None, time.monotonic))
+    else:
+        taking = Whole(adapter(name), call, 200, {}, NOTHING)
+    for piece in pieces:
+        taking.feed(piece)
+    return taking.finish()
+
+
+ODD = [b"NaN", b"-Infinity", b"[Infinity]", b'"\\ud83d"', b'{"x":"\\ude00!"}', b'"\xf0\x9f"']
+
+
+def spoilt(body: bytes, draw: st.DataObject) -> bytes:
+    """A JSON object with a number that is none, or with half a character, where nobody reads."""
+    return body[:-1] + b',"odd":' + draw.draw(st.sampled_from(ODD)) + b"}" if body.endswith(b"}") else body
+
+
+@pytest.mark.parametrize("name", WIRES[:-1])
+@settings(max_examples=cases(60))
+@given(draw=st.data())
+def test_a_good_answer_stays_one_whatever_stands_where_nobody_reads(
+    name: str, bodies: dict[tuple[str, bool], bytes], draw: st.DataObject
+) -> None:
+    streamed = draw.draw(st.booleans())
+    body = bodies[name, streamed]
+    clean = read(name, [body], streamed=streamed)
+    if not streamed:
+        odd = spoilt(body.rstrip(), draw)
+    elif name == "ollama":
+        odd = b"".join(spoilt(line, draw) + b"\n" for line in body.splitlines())
+    else:
+        parts = [part for part in body.replace(b"\r\n", b"\n").split(b"\n\n") if part]
+        beats = st.sampled_from([b"", *BEATS])
+        odd = b"".join(draw.draw(beats) + spoilt(part, draw) + b"\n\n" for part in parts)
+    found = read(name, draw.draw(cuts(odd)), streamed=streamed)
+    assert (found.text, found.finish, found.usage) == (clean.text, clean.finish, clean.usage)
+    assert (found.tool_calls, found.reasoning) == (clean.tool_calls, clean.reasoning)
+
+
+@pytest.mark.parametrize("name", WIRES[:-1])
+def test_an_answer_that_ends_in_half_a_character_is_that_answer(
+    name: str, bodies: dict[tuple[str, bool], bytes]
+) -> None:
+    body = bodies[name, False]
+    text = read(name, [body], streamed=False).text
+    for half in (b"\\ud83d", b"\xf0\x9f"):
+        odd = body.replace(json.dumps(text)[1:-1].encode(), json.dumps(text)[1:-1].encode() + half)
+        assert odd != body
+        assert read(name, [odd], streamed=False).text == text + "\ufffd"

@@ -50,7 +50,7 @@ def parse(
 
 
 def lines(*payloads: object) -> bytes:
-    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in payloads).encode()
+    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in payloads).encode("utf-8", "surrogatepass")
 
 
 def stream(data: bytes) -> tuple[list[Delta], Reply]:

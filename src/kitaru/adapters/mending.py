@@ -21,11 +21,16 @@ _LOW_AT_START: Final = re.compile(rb'(?<=")(?=\\u[dD][c-fC-F][0-9a-fA-F]{2})')
 
 
 def readable(body: bytes) -> bytes:
-    """Return a body as strict JSON: half a surrogate pair becomes U+FFFD; NaN and infinities become null.
+    """Return a body as strict JSON: half a character becomes U+FFFD; NaN and infinities become null.
 
     Args:
         body: JSON from outside. One that is strict, or no JSON at all, comes back as it is.
     """
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            body = body.decode("utf-8", "replace").encode()
     if not any(mark in body for mark in _SUSPECT):
         return body
     try:
@@ -56,7 +61,7 @@ class EventMender:
     def readable(self, data: bytes) -> bytes:
         """Return an event's data as `readable` does."""
         if not any(mark in data for mark in _SUSPECT):
-            return data
+            return readable(data)
         if self._half:
             data, joined = _LOW_AT_START.subn(self._half.replace(b"\\", b"\\\\"), data, count=1)
             if joined:
