@@ -131,6 +131,19 @@ async def test_whole_calls_without_ids_are_calls_of_their_own(index: dict[str, i
     assert [call.arguments for call in found] == ['{"day":1}', '{"day":2}']
 
 
+@pytest.mark.parametrize("finish", ["stop", ""])
+@pytest.mark.parametrize("function", [{}, {"name": "", "arguments": ""}, {"name": None, "arguments": None}])
+def test_an_empty_function_call_is_none(finish: str, function: dict[str, object]) -> None:
+    call = ModelCall("openai", "m", (Message("user", "hi"),))
+    message: dict[str, object] = {"role": "assistant", "content": "Hi", "function_call": function, "tool_calls": None}
+    body = {"choices": [{"message": message, "finish_reason": finish}]}
+    plain = adapter("openai").parse_response(call, 200, {}, json.dumps(body).encode())
+    parser = adapter("openai").parse_stream(call, 200, {})
+    parser.feed(event(message) + event({"function_call": function}, finish) + END)
+    for reply in (plain, parser.finish()):
+        assert (reply.text, reply.finish, reply.tool_calls, reply.warnings) == ("Hi", "stop", (), ())
+
+
 def test_a_filtered_answer_of_azure_has_no_message() -> None:
     body = {"choices": [{"index": 0, "finish_reason": "content_filter"}], "usage": {"prompt_tokens": 9}}
     call = ModelCall("azure", "d", (Message("user", "hi"),))

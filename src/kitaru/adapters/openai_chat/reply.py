@@ -149,8 +149,8 @@ def _finish(choice: Object, message: Object) -> FinishReason:
     said = choice.get("finish_reason")
     finish = _FINISH.get(said, "other") if isinstance(said, str) else "other"
     # LiteLLM's mocks and some servers say "stop" to a call, xAI nothing: LiteLLM `xai/chat/transformation.py`.
-    if (finish == "stop" or said == "") and (message.get("tool_calls") or message.get("function_call")):
-        return "tool_calls"
+    if finish == "stop" or said == "":
+        return "tool_calls" if message.get("tool_calls") or not blank(message.get("function_call")) else "stop"
     return finish
 
 
@@ -188,7 +188,7 @@ def _calls(message: Object, response: str, dialect: Dialect) -> tuple[list[ToolC
     listed = message.get("tool_calls")
     entries = objects_in(listed)
     odd = bool(listed) and len(entries) != (len(listed) if isinstance(listed, list) else -1)
-    if not entries and is_object(message.get("function_call")):
+    if not entries and not blank(message.get("function_call")):
         entries = [{"function": message.get("function_call")}]
     found: list[ToolCall] = []
     taken: set[str] = set()
@@ -206,6 +206,11 @@ def _calls(message: Object, response: str, dialect: Dialect) -> tuple[list[ToolC
         arguments = function.get("arguments")
         found.append(ToolCall(name_of_call, name, json_text(arguments) if arguments not in (None, "") else "{}"))
     return found, odd
+
+
+def blank(function: object) -> bool:
+    """Whether a `function_call` calls nothing: some servers write an empty one into every answer."""
+    return not is_object(function) or not (function.get("name") or function.get("arguments"))
 
 
 def _own(body: bytes, message: Object, text: str, calls: list[ToolCall], dialect: Dialect) -> bytes:

@@ -12,7 +12,7 @@ from kitaru.adapters.failures import cut_short, decode, failure_within, malforme
 from kitaru.adapters.fields import Object, is_object, json_text, object_at, objects_in, text_in
 from kitaru.adapters.openai_chat.dialect import Dialect
 from kitaru.adapters.openai_chat.messages import made_id
-from kitaru.adapters.openai_chat.reply import error_in, read_reply, thought_in
+from kitaru.adapters.openai_chat.reply import blank, error_in, read_reply, thought_in
 from kitaru.adapters.provider import Provider
 from kitaru.adapters.reply import Delta, Reply
 from kitaru.adapters.sse import LineTooLongError, ServerEvent, ServerEvents
@@ -201,7 +201,7 @@ class ChatStream:
         for position, piece in enumerate(objects_in(delta.get("tool_calls"))):
             index = piece.get("index")
             self._tool_call(piece, str(index) if isinstance(index, int | float) else f"at {position}", found)
-        if is_object(delta.get("function_call")):
+        if not blank(delta.get("function_call")):
             self._tool_call({"function": delta.get("function_call")}, "function", found)
         known = {"content", "refusal", "tool_calls", "function_call", *_THINKING, *_DETAILS}
         self._message.update({name: value for name, value in delta.items() if name not in known and value is not None})
