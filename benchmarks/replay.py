@@ -53,14 +53,19 @@ async def _replayed(file: Path) -> Figures:
 
     rates, holds = [], []
     async with Runtime(stores.url(file), recover=False) as runtime:
-        store: Any = UnrecordedStore(runtime.store)
-        host = Host(runtime, store, asyncio.get_running_loop())
-        events = await runtime.events(RUN)
+        store: Any = UnrecordedStore(runtime._core.store)
+        host = Host(runtime._core, store, asyncio.get_running_loop())
+        events = await runtime._core.events(RUN)
         for number in range(1 + 2 * _REPEATED):
             history = histories.read(RUN, events)
             assert history.started is not None
-            inputs, models = await runtime.value(history.started.inputs), await runtime.value(history.started.registry)
-            execution = Execution(host, RUN, 1, long.work, inputs, history, models, RunSecrets(runtime.vault, RUN))
+            inputs, models = (
+                await runtime._core.value(history.started.inputs),
+                await runtime._core.value(history.started.registry),
+            )
+            execution = Execution(
+                host, RUN, 1, long.work, inputs, history, models, RunSecrets(runtime._core.vault, RUN)
+            )
             ticker = asyncio.create_task(_longest_hold()) if number > _REPEATED else None
             await asyncio.sleep(0)
             began = time.monotonic()

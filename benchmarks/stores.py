@@ -60,7 +60,7 @@ async def _check(file: Path, runs: Sequence[str], steps: int) -> None:
 
 async def reached(runtime: Runtime, run: str, seq: int) -> None:
     """Wait until a run's log has come to an event."""
-    while not await runtime.store.watch(run, after=seq - 1, timeout=5):
+    while not await runtime._core.store.watch(run, after=seq - 1, timeout=5):
         continue
 
 

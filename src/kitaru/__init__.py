@@ -31,6 +31,7 @@ from kitaru.runtime.fork import Fork, ReplayOptions
 from kitaru.runtime.handle import RunHandle
 from kitaru.runtime.health import Health
 from kitaru.runtime.keys import scope
+from kitaru.runtime.reading import RunEvent, RunInfo
 from kitaru.runtime.runtime import Runtime
 from kitaru.runtime.secrets.credentials import credentials
 from kitaru.runtime.secrets.image import ImageSettings, getenv
@@ -68,7 +69,9 @@ __all__ = [
     "Reply",
     "Retry",
     "RunCancelledError",
+    "RunEvent",
     "RunHandle",
+    "RunInfo",
     "RunParkedError",
     "Runtime",
     "Secret",

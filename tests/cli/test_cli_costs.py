@@ -61,7 +61,7 @@ async def unpriced() -> None:
     llm = LlmRecord("openrouter", "openrouter/foo", "foo", "stop", Usage(7, 3), 1.0)
     call = LlmCompleted(1, NOW, "answer", "llm", b"f", b"", b"\x92\x90\x80", 1, 1, NOW, b"\xa2hi", b"{}", llm)
     async with Runtime(recover=False) as runtime:
-        await Listener(runtime.store).create("r", started(), call, completed())
+        await Listener(runtime._core.store).create("r", started(), call, completed())
 
 
 def table(out: str) -> list[list[str]]:

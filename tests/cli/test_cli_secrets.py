@@ -146,12 +146,12 @@ def test_a_secret_that_is_not_there_is_not_found(kitaru: Kitaru, command: str) -
 
 def test_another_users_public_secret_is_shown_and_not_deleted(kitaru: Kitaru) -> None:
     runtime = default_runtime()
-    runtime.open_now()
+    runtime._core.open_now()
 
     def seal(secret: str, version: int) -> dict[str, object]:
-        return {"KEY": runtime.vault.seal(SealedAt("secret", secret, "KEY", version), VALUE)}
+        return {"KEY": runtime._core.vault.seal(SealedAt("secret", secret, "KEY", version), VALUE)}
 
-    runtime.store.secrets.put("theirs", "somebody-else", False, seal)  # type: ignore[arg-type]  # what it gives is sealed
+    runtime._core.store.secrets.put("theirs", "somebody-else", False, seal)  # type: ignore[arg-type]  # what it gives is sealed
     assert "somebody-else" in kitaru("secrets", "show", "theirs").out
     assert kitaru("secrets", "delete", "theirs", "-y").code == 2
 

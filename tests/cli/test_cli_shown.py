@@ -46,7 +46,7 @@ def test_a_sleeping_run_says_until_when(kitaru: Kitaru) -> None:
             await runtime.start(load_spec("flows.py:waits").options(run_id="w"), 7200.0)
             kinds: list[str] = []
             while "TimerSet" not in kinds:
-                events = await runtime.store.watch("w", after=len(kinds), timeout=10)
+                events = await runtime._core.store.watch("w", after=len(kinds), timeout=10)
                 kinds += [type(recorded.event).__name__ for recorded in events]
 
     asyncio.run(park())

@@ -139,8 +139,8 @@ class Case:
     async def seen(self) -> Seen:
         """Look at the run from outside."""
         async with Runtime(self.store, recover=False) as reader:
-            events = [recorded.event for recorded in await reader.events("r")]
-            return Seen(events, await view(reader, "r"), (await costs(reader)).total)
+            events = [recorded.event for recorded in await reader._core.events("r")]
+            return Seen(events, await view(reader._core, "r"), (await costs(reader)).total)
 
 
 def registry(server: StandInServer) -> str:

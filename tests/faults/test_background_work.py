@@ -56,7 +56,7 @@ def works(runtime: Runtime) -> list[str]:
 
 
 async def completed(runtime: Runtime, run: str) -> bool:
-    return (await runtime.store.run(run)).status == "completed"
+    return (await runtime._core.store.run(run)).status == "completed"
 
 
 async def test_recovery_outlives_a_store_that_cannot_be_read(parked: Path) -> None:
@@ -113,7 +113,7 @@ async def test_one_runs_fault_keeps_no_answer_from_the_others(runtime: Runtime) 
         def broken(self, error: Exception) -> None:
             self.told = error
 
-    host, faulty = runtime.host(), Faulty()
+    host, faulty = runtime._core.host(), Faulty()
     ask = Ask(asyncio.get_running_loop().create_future())
     host.deliver([Append("r", 1, [], host.sink, context=faulty), Append("s", 1, [], host.sink, context=ask)])
     assert ask.future.done()
@@ -123,7 +123,7 @@ async def test_one_runs_fault_keeps_no_answer_from_the_others(runtime: Runtime) 
 def test_the_background_loop_outlives_what_ends_other_loops() -> None:
     resumed.set()
     assert doubled.run(1).wait(timeout=PATIENCE) == 2
-    background = kitaru.default_runtime()._background
+    background = kitaru.default_runtime()._core._background
     assert background is not None
     background.loop.call_soon_threadsafe(sys.exit, 3)
     assert doubled.run(2).wait(timeout=PATIENCE) == 4

@@ -91,32 +91,32 @@ async def test_one_damaged_event_hides_no_other_run(
     alter(path, "two", seq, change)
     async with Runtime(str(path), recover=False) as runtime:
         for _ in ("damaged", "rebuilt"):
-            listed = {one.id: one for one in await listing(runtime)}
+            listed = {one.id: one for one in await listing(runtime._core)}
             assert set(listed) == {"one", "two", "three"}
             assert not listed["one"].damage
             assert (await costs(runtime, by="run")).total.calls >= 2
-            assert (await view(runtime, "three")).result is not None
-            assert (await runtime.store.rebuild()).runs == 3
-        assert {problem.run for problem in await runtime.store.verify()} <= {"two"}
+            assert (await view(runtime._core, "three")).result is not None
+            assert (await runtime._core.store.rebuild()).runs == 3
+        assert {problem.run for problem in await runtime._core.store.verify()} <= {"two"}
 
 
 @pytest.mark.parametrize("seq", [1, 4, 6])
 async def test_a_run_with_an_event_that_cannot_be_read_is_marked(store: Path, seq: int) -> None:
     alter(store, "two", seq, lambda data: b"\xc1" + data)
     async with Runtime(str(store), recover=False) as runtime:
-        listed = {one.id: one for one in await listing(runtime)}
+        listed = {one.id: one for one in await listing(runtime._core)}
         assert listed["two"].damage == f"event {seq} cannot be read"
         assert "kitaru verify two" in listed["two"].note
         assert (await costs(runtime)).damaged == ("two",)
-        rebuilt = await runtime.store.rebuild()
+        rebuilt = await runtime._core.store.rebuild()
         assert [(problem.run, problem.seq) for problem in rebuilt.problems] == [("two", seq)]
         # Its last event said that it has completed, and nothing else does any more.
-        assert (await runtime.store.run("two")).status == "completed"
+        assert (await runtime._core.store.run("two")).status == "completed"
         if seq == 1:
             with pytest.raises(CorruptStoreError, match="event 1"):
-                await view(runtime, "two")
+                await view(runtime._core, "two")
         else:
-            assert (await view(runtime, "two")).damage == listed["two"].damage
+            assert (await view(runtime._core, "two")).damage == listed["two"].damage
 
 
 async def test_a_damaged_run_is_not_claimed_again_and_again(store: Path) -> None:
@@ -128,7 +128,7 @@ async def test_a_damaged_run_is_not_claimed_again_and_again(store: Path) -> None
     async with Runtime(str(store), recover=False) as runtime:
         for _ in range(3):
             await runtime.recover()
-        events, _ = await runtime.store.readable("two")
+        events, _ = await runtime._core.store.readable("two")
     assert sum(isinstance(one.event, RunClaimed) for one in events) <= 1
 
 

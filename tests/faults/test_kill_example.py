@@ -149,7 +149,7 @@ class Whole(NamedTuple):
 async def looked_at(url: str, run: str = "r") -> tuple[list[AnyEvent], RunView]:
     """A run's log, and what `show` makes of it."""
     async with Runtime(url, recover=False) as reader:
-        return [recorded.event for recorded in await reader.events(run)], await view(reader, run)
+        return [recorded.event for recorded in await reader._core.events(run)], await view(reader._core, run)
 
 
 def asked(server: StandInServer) -> dict[str, int]:
@@ -285,7 +285,7 @@ async def test_a_killed_replay_resumes_and_repeats_only_what_was_in_flight(
 
 async def started(url: str) -> list[str]:
     async with Runtime(url, recover=False) as reader:
-        return sorted(row.id for row in await reader.store.runs())
+        return sorted(row.id for row in await reader._core.store.runs())
 
 
 async def test_a_new_process_goes_on_within_a_second_of_the_kill(

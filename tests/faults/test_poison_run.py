@@ -35,7 +35,7 @@ async def main():
             await runtime.start(bad.options(run_id="bad"))
             await runtime.start(good.options(run_id="good"))
             await asyncio.Event().wait()
-        while not (await runtime.store.run("bad")).note:
+        while not await runtime.runs(status="stuck"):
             await asyncio.sleep(0.05)
     print("survived")
 

@@ -24,7 +24,7 @@ PATIENCE = 20.0
 
 async def log_of(runtime: Runtime, run: str) -> list[AnyEvent]:
     """The events of a run."""
-    return [recorded.event for recorded in await runtime.events(run)]
+    return [recorded.event for recorded in await runtime._core.events(run)]
 
 
 async def of_type(runtime: Runtime, run: str, kind: type[E]) -> list[E]:
@@ -67,7 +67,7 @@ async def resumed(url: str, flow: Flow[Any, Any], run: str, *, grace: float = 0.
 async def recorded(url: str, run: str) -> list[Recorded]:
     """A run's log, read by a runtime of its own."""
     async with Runtime(url, recover=False) as reader:
-        return await reader.events(run)
+        return await reader._core.events(run)
 
 
 async def until(condition: Callable[[], Awaitable[object]]) -> None:

@@ -197,12 +197,12 @@ async def test_what_is_no_flow_cannot_be_started(runtime: Runtime) -> None:
     await handle.result()
     with pytest.raises(UsageError, match="options"):
         await rt.replay(handle.id, {"verify": True})
-    for act in (rt.resume, rt.claim_and_resume, rt.retry, rt.replay, rt.cancel, rt.events):
+    for act in (rt.resume, rt.retry, rt.replay, rt.cancel, rt.events, rt.get):
         wrong_ids: list[Any] = [5, None, {}, handle]
         for run in wrong_ids:
             with pytest.raises(UsageError, match=r"(?s)by its id.*handle\.id"):
                 await act(run)
-    for act in (rt.resume, rt.claim_and_resume, rt.retry):
+    for act in (rt.resume, rt.retry):
         with pytest.raises(UsageError, match="is not a flow"):
             await act(handle.id, step)
     with pytest.raises(UsageError, match="is not a flow"):

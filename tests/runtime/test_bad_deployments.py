@@ -169,7 +169,7 @@ async def test_what_this_code_cannot_decode_leaves_the_run_open(
             await resumed(url, code(), "tides")
         assert "kitaru resume tides" in str(caught.value)
     async with Runtime(url, recover=False) as runtime:
-        assert (await runtime.store.run("tides")).status == "running"
+        assert (await runtime._core.store.run("tides")).status == "running"
 
     deploy(monkeypatch, "red", "blue")
     assert await resumed(url, code(), "tides") == ["red", "done"]
@@ -215,13 +215,13 @@ async def test_an_artifact_that_cannot_be_read_leaves_the_run_open(
     await stopped(url, work, "tides", reached)
     monkeypatch.setattr(HERE, "REACHED", None)
     async with Runtime(url, recover=False, replay_grace=0.2) as runtime:
-        artifact, lost = runtime.store.artifact, StoreError("the disk does not answer")
+        artifact, lost = runtime._core.store.artifact, StoreError("the disk does not answer")
 
         async def unreadable(digest: bytes) -> bytes:
             raise lost
 
-        monkeypatch.setattr(runtime.store, "artifact", unreadable)
+        monkeypatch.setattr(runtime._core.store, "artifact", unreadable)
         with pytest.raises(StoreError, match="does not answer"):
             await (await runtime.resume("tides", work)).result()
-        monkeypatch.setattr(runtime.store, "artifact", artifact)
+        monkeypatch.setattr(runtime._core.store, "artifact", artifact)
         assert await (await runtime.resume("tides", work)).result() == [12000, "done"]

@@ -235,7 +235,7 @@ async def test_a_handle_as_argument_records_the_same_inputs_as_its_value(runtime
 
     await (await runtime.start(flow(name="a")(with_handle).options(run_id="a"))).result()
     await (await runtime.start(flow(name="b")(with_value).options(run_id="b"))).result()
-    logs = [[e.event for e in await runtime.events(run)] for run in "ab"]
+    logs = [[e.event for e in await runtime._core.events(run)] for run in "ab"]
     prints = [[(e.key, e.fingerprint) for e in log if isinstance(e, StepCompleted)] for log in logs]
     assert prints[0] == prints[1]
 

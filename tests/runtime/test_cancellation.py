@@ -236,10 +236,10 @@ async def test_cancelling_a_run_cancels_its_child(runtime: Runtime) -> None:
         await handle.result()
 
     async def all_ended() -> bool:
-        return not await runtime.store.runs(status=("running",))
+        return not await runtime._core.store.runs(status=("running",))
 
     await until(all_ended)
-    assert {row.status for row in await runtime.store.runs()} == {"cancelled"}
+    assert {row.status for row in await runtime._core.store.runs()} == {"cancelled"}
     assert cleaned == ["child"]
 
 
@@ -283,7 +283,7 @@ async def parked_trip(url: str, how: str, *, reason: str = "its runtime closed")
         handle = await first.start(trip.options(run_id="r"), how)
 
         async def waits() -> bool:
-            return any([await of_type(first, row.id, sign) for row in await first.store.runs()])
+            return any([await of_type(first, row.id, sign) for row in await first._core.store.runs()])
 
         await until(waits)
         await park(handle, reason)
@@ -297,14 +297,14 @@ async def test_cancelling_a_run_that_nobody_owns_runs_its_cleanup(how: str, stor
         with pytest.raises(RunCancelledError, match="too late"):
             await (await second.resume("r", trip)).result()
         assert sorted(booked) == ["flight", "no flight", *["no hotel"] * (how == "child")]
-        assert {row.status for row in await second.store.runs()} == {"cancelled"}
+        assert {row.status for row in await second._core.store.runs()} == {"cancelled"}
 
 
 async def test_cancelling_a_run_now_closes_it_without_its_cleanup(store_url: str) -> None:
     await parked_trip(store_url, "sleep")
     async with Runtime(store_url, recover=False) as second:
         await second.cancel("r", "too late", now=True)
-        assert (await second.store.run("r")).status == "cancelled"
+        assert (await second._core.store.run("r")).status == "cancelled"
         (event,) = await of_type(second, "r", RunCancelled)
         assert event.reason == "too late"
     assert booked == ["flight"]
@@ -319,7 +319,7 @@ async def test_a_cancel_where_the_flow_is_not_to_be_found_is_performed_by_whoeve
         with monkeypatch.context() as absent:
             absent.delattr(sys.modules[__name__], "trip")
             await second.cancel("r", "too late")
-            assert (await second.store.run("r")).status == "parked"
+            assert (await second._core.store.run("r")).status == "parked"
             assert booked == ["flight"]
     async with Runtime(store_url, recover=False) as third:
         assert await third.recover() == ["r"]
@@ -382,7 +382,7 @@ async def test_a_crash_in_the_middle_of_a_cancels_cleanup_goes_on_cleaning_up(st
     assert ran == ["slow", "first", "second", "second", "third"]
     async with Runtime(store_url, recover=False) as reader:
         assert len(await of_type(reader, "r", CancelRequested)) == 1
-        assert (await reader.store.run("r")).status == "cancelled"
+        assert (await reader._core.store.run("r")).status == "cancelled"
 
 
 async def test_a_cancel_that_met_finished_steps_is_resumed_where_it_struck(store_url: str) -> None:
@@ -477,7 +477,7 @@ async def test_a_recorded_cancel_is_delivered_when_the_run_is_resumed(store_url:
 
     await stopped(store_url, tidy, "r", reached)
     async with Runtime(store_url, recover=False) as other:
-        await other.store.post("r", CancelRequested(1, time.time(), "asked for while nobody ran it"))
+        await other._core.store.post("r", CancelRequested(1, time.time(), "asked for while nobody ran it"))
     first_time = False
     with pytest.raises(RunCancelledError, match="asked for while nobody ran it"):
         await resumed(store_url, tidy, "r")
@@ -572,7 +572,7 @@ async def test_a_cancelled_await_of_a_flow_parks_its_run() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    store = kitaru.default_runtime().store
+    store = kitaru.default_runtime()._core.store
 
     async def parked() -> bool:
         return [row.status for row in await store.runs()] == ["parked"]

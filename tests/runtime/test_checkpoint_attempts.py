@@ -259,7 +259,7 @@ async def test_no_attempt_is_spent_while_the_thread_of_a_timed_out_one_runs(runt
 async def test_a_sync_steps_time_begins_when_a_thread_runs_it(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kitaru.runtime.runtime.CHECKPOINT_THREADS", 1)
+    monkeypatch.setattr("kitaru.runtime.core.CHECKPOINT_THREADS", 1)
     go = threading.Event()
 
     @checkpoint
@@ -283,7 +283,7 @@ async def test_a_sync_steps_time_begins_when_a_thread_runs_it(
 async def test_a_sync_step_given_up_before_a_thread_took_it_never_runs(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kitaru.runtime.runtime.CHECKPOINT_THREADS", 1)
+    monkeypatch.setattr("kitaru.runtime.core.CHECKPOINT_THREADS", 1)
     go, ran = threading.Event(), []
 
     @checkpoint

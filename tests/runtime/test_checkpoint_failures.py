@@ -185,7 +185,7 @@ async def test_a_failure_on_the_first_run_has_the_live_traceback_and_is_recorded
     names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     assert names.index("body") < names.index("chains") < names.index("chained")
     (failed,) = await of_type(runtime, "r", RunFailed)
-    text = codec.format_exception(await runtime.value(failed.error))
+    text = codec.format_exception(await runtime._core.value(failed.error))
     assert [text.count(f", in {name}\n") for name in ("body", "chains", "chained")] == [1, 1, 1]
 
 

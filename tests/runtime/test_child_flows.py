@@ -30,7 +30,7 @@ async def parent(numbers: list[int]) -> list[int]:
 async def test_a_child_is_a_run_of_its_own_with_a_derived_id(runtime: Runtime) -> None:
     assert await (await runtime.start(parent.options(run_id="r"), [1, 2])).result() == [2, 4]
     started = await of_type(runtime, "r", ChildStarted)
-    rows = {row.id: row for row in await runtime.store.runs()}
+    rows = {row.id: row for row in await runtime._core.store.runs()}
     assert {event.child for event in started} == rows.keys() - {"r"}
     assert all(rows[event.child].parent == "r" for event in started)
 
@@ -61,7 +61,7 @@ async def test_the_same_parent_and_key_give_the_same_child(store_url: str) -> No
     assert await resumed(store_url, outer, "r") == "x"
     assert ran == ["step"]
     async with Runtime(store_url, recover=False) as reader:
-        assert len(await reader.store.runs()) == 2
+        assert len(await reader._core.store.runs()) == 2
 
 
 async def test_a_finished_child_is_not_asked_again(store_url: str) -> None:
@@ -150,7 +150,7 @@ async def test_a_child_that_its_parent_gives_up_is_cancelled(runtime: Runtime) -
     (started,) = await of_type(runtime, "r", ChildStarted)
 
     async def cancelled() -> bool:
-        return (await runtime.store.run(started.child)).status == "cancelled"
+        return (await runtime._core.store.run(started.child)).status == "cancelled"
 
     await until(cancelled)
 
@@ -175,7 +175,7 @@ async def test_a_child_given_up_while_it_starts_does_not_go_on_alone(runtime: Ru
         assert await (await runtime.start(hasty, passes)).result() == "given up"
 
     async def none_runs() -> bool:
-        return not await runtime.store.runs(status=("running",), limit=None)
+        return not await runtime._core.store.runs(status=("running",), limit=None)
 
     await until(none_runs)
 

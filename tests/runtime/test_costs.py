@@ -109,7 +109,7 @@ UNUSABLE = Attempt(NOW, 1.0, 200, "the answer could not be used", "", False, "op
 async def logged(runtime: Runtime, *events: AnyEvent, run: str = "r", name: str = "writer") -> None:
     """A finished run of these events, unless they end it otherwise."""
     end = () if isinstance(events[-1], RunFailed) or events[-1] == parked() else (completed(NOW + 9),)
-    await Listener(runtime.store).create(run, started(name), *events, *end)
+    await Listener(runtime._core.store).create(run, started(name), *events, *end)
 
 
 async def found(runtime: Runtime, *events: AnyEvent) -> Costs:
@@ -310,7 +310,7 @@ async def test_a_killed_process_leaves_what_is_certain_and_what_is_possible(
         async with Runtime(store_url, recover=False) as reader:
             (row,) = (await costs(reader)).rows
             (done,) = await of_type(reader, "r", LlmCompleted)
-            assert (await listing(reader))[0].status == "interrupted"
+            assert (await listing(reader._core))[0].status == "interrupted"
     assert (row.calls, row.unanswered, row.cost) == (2, 1, Decimal(done.llm.cost))
     assert (row.possible, row.possible_cost, row.possible_unknown) == (1, None, 1)
 
@@ -372,7 +372,7 @@ async def test_an_unanswered_call_is_found_under_its_alias(runtime: Runtime, reg
 
 async def test_a_pruned_runs_calls_are_gone(runtime: Runtime) -> None:
     await logged(runtime, answered("2"))
-    await runtime.store.prune(older_than=NOW + 1000, run="r")
+    await runtime._core.store.prune(older_than=NOW + 1000, run="r")
     assert (await costs(runtime)).rows == ()
 
 
@@ -393,8 +393,8 @@ async def test_a_repaired_answer_costs_both(runtime: Runtime, register: Register
     wasted = [Decimal(one.cost) for one in done.llm.attempts if one.cost]
     assert len(wasted) == 1
     assert (row.calls, row.cost) == (1, Decimal(done.llm.cost) + wasted[0])
-    assert (await listing(runtime))[0].cost == row.cost
-    assert (await inspect.view(runtime, "r")).cost == row.cost
+    assert (await listing(runtime._core))[0].cost == row.cost
+    assert (await inspect.view(runtime._core, "r")).cost == row.cost
 
 
 async def test_a_gateway_on_this_machine_does_not_make_a_model_free(
@@ -492,7 +492,7 @@ async def test_what_a_checkpoints_calls_cost_stands_at_its_line(runtime: Runtime
     told = await report(runtime, "r", "again")
     (line,) = told.lines
     assert (line.key, line.was_cost) == ("research", spent)
-    assert line.cost == told.spent == (await inspect.view(runtime, "again")).cost
+    assert line.cost == told.spent == (await inspect.view(runtime._core, "again")).cost
 
 
 # -- one call ----------------------------------------------------------------------------------------------------------
@@ -514,4 +514,4 @@ def test_amounts_add_up_exactly() -> None:
 
 async def test_a_failed_call_is_told_at_its_boundary(runtime: Runtime) -> None:
     await logged(runtime, requested("a>1/llm"), attempted(UNUSABLE, key="a>1/llm"), gave_up("a>1/llm"), answered("1"))
-    assert by_boundary(await runtime.events("r")) == {"a": Decimal(3), "llm": Decimal(1)}
+    assert by_boundary(await runtime._core.events("r")) == {"a": Decimal(3), "llm": Decimal(1)}

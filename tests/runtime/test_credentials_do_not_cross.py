@@ -155,7 +155,7 @@ async def test_of_runs_that_disagree_about_a_variable_those_that_come_second_do_
     assert [await handle.result() for handle in live.values()] == [4] * 10
     key = digest(f"the-key-of-{names[winner]}")
     assert keys_sent(server) == {number: Counter({key: 4}) for number in live}
-    rows = {row.id for row in await runtime.store.runs() if row.parent is None}
+    rows = {row.id for row in await runtime._core.store.runs() if row.parent is None}
     assert rows == {f"r{number}" for number in live}
     # Nobody needs the variable any more: the others may have it.
     server.reset()

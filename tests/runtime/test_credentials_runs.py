@@ -77,7 +77,7 @@ def go_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def held(runtime: Runtime, run: str) -> dict[str, str | None]:
-    kept = await asyncio.to_thread(runtime.vault.of_run, run)
+    kept = await asyncio.to_thread(runtime._core.vault.of_run, run)
     return {key: value.reveal() if value is not None else None for key, value in kept.items()}
 
 
@@ -262,8 +262,8 @@ async def test_a_key_in_memory_only_makes_the_run_wait_for_it(
     async with Runtime(store_url) as second:
         parked = await of_type(second, "r", RunParked)
         assert [event.reason for event in parked] == [f"{HELD}: waiting for a credential for openai"]
-        assert (await second.store.run("r")).status == "parked"
-        (row,) = await listing(second)
+        assert (await second._core.store.run("r")).status == "parked"
+        (row,) = await listing(second._core)
         assert "waiting for a credential for openai" in row.note
         with pytest.raises(CredentialError, match="waits for a credential for openai") as caught:
             await second.resume("r", looks)
@@ -319,9 +319,9 @@ async def test_a_killed_run_with_a_key_in_memory_is_parked_by_whoever_looks_afte
     async with Runtime(f"sqlite:///{tmp_path}/runs.db", recover=False) as second:
         with pytest.raises(CredentialError):
             await second.resume("r", waits)
-        row = await second.store.run("r")
+        row = await second._core.store.run("r")
         assert (row.status, row.note) == ("parked", f"{HELD}: waiting for a credential for openai")
-        assert await second.store.unowned(()) == []
+        assert await second._core.store.unowned(()) == []
 
 
 async def test_a_recovery_inside_credentials_gives_them_to_nobody(
@@ -349,7 +349,7 @@ async def test_a_retry_needs_the_key_again(store_url: str, monkeypatch: pytest.M
         go_on(monkeypatch)
         with pytest.raises(CredentialError):
             await runtime.retry("r", fails)
-        assert (await runtime.store.run("r")).status == "failed"
+        assert (await runtime._core.store.run("r")).status == "failed"
         async with kitaru.credentials(openai="the-key-anew"):
             handle = await runtime.retry("r", fails)
         assert await handle.result() == [len("the-key-anew"), "argument"]
@@ -461,7 +461,7 @@ async def test_the_placeholder_survives_a_rekey(store_url: str, monkeypatch: pyt
 
     await stopped(store_url, passes, "r", reached, SecretStr(KEY))
     async with Runtime(store_url, recover=False) as between:
-        await asyncio.to_thread(between.vault.rekey)
+        await asyncio.to_thread(between._core.vault.rekey)
     go_on(monkeypatch)
     async with Runtime(store_url, recover=False) as second:
         assert await (await second.resume("r", passes)).result() == len(KEY)
@@ -608,7 +608,7 @@ async def test_two_runs_that_need_different_values_of_one_variable_conflict_at_t
         await runtime.start(body.options(run_id="second", image={"secret_environment_from": ["two"]}))
     assert "key-of-two" not in str(caught.value)
     with pytest.raises(NotFoundError):
-        await runtime.store.run("second")
+        await runtime._core.store.run("second")
     leave.set()
     assert await first.result() == await same.result() == len("first-key-of-two")
     second = await runtime.start(body.options(run_id="second", image={"secret_environment_from": ["two"]}))
@@ -683,7 +683,7 @@ async def test_a_secret_that_is_missing_or_contradicts_stops_the_run_before_it_s
         with pytest.raises(error, match=words):
             await runtime.start(child.options(run_id="r", image={"secret_environment_from": names}))
     with pytest.raises(NotFoundError):
-        await runtime.store.run("r")
+        await runtime._core.store.run("r")
 
 
 @pytest.mark.parametrize(
@@ -710,7 +710,7 @@ async def test_a_parked_run_names_the_provider_it_waits_for(store_url: str) -> N
         await handle.park()
         with pytest.raises(RunParkedError):
             await handle.result()
-        assert (await first.store.run("r")).note == f"{HELD}: waiting for a credential for openai"
+        assert (await first._core.store.run("r")).note == f"{HELD}: waiting for a credential for openai"
 
 
 async def test_a_placeholder_in_the_environment_is_no_secret_to_stumble_over(

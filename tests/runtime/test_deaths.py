@@ -81,10 +81,10 @@ async def works() -> str:
 
 async def die(runtime: Runtime, run: str) -> None:
     """Leave of a run what a process leaves that dies in a step of it."""
-    host = runtime.host()
-    lease = await runtime.store.claim(run, host.sink, python=PYTHON, unasked=True)
+    host = runtime._core.host()
+    lease = await runtime._core.store.claim(run, host.sink, python=PYTHON, unasked=True)
     await submit(host, Append(run, lease.epoch, [RUNS], host.sink))
-    await runtime.store.release(run, lease.epoch)
+    await runtime._core.store.release(run, lease.epoch)
 
 
 async def parked(runtime: Runtime, run: str, deaths: int) -> None:
@@ -100,8 +100,8 @@ async def test_after_five_deaths_a_run_is_stuck_until_somebody_resumes_it(store_
     async with Runtime(store_url, recover=False) as runtime:
         await parked(runtime, "r", MOST)
         assert await runtime.recover() == []
-        assert [(one.id, one.status) for one in await listing(runtime, status=["stuck"])] == [("r", "stuck")]
-        shown = await view(runtime, "r")
+        assert [(one.id, one.status) for one in await listing(runtime._core, status=["stuck"])] == [("r", "stuck")]
+        shown = await view(runtime._core, "r")
         assert (shown.status, shown.help) == ("stuck", "kitaru resume r")
         assert shown.note == "its process died 5 times in a row while work ran"
         with pytest.raises(RunStuckError, match="died 5 times"):
@@ -113,9 +113,9 @@ async def test_a_resume_by_hand_counts_anew(store_url: str) -> None:
     async with Runtime(store_url, recover=False) as runtime:
         await parked(runtime, "r", MOST)
         assert await runtime.recover() == []
-        host = runtime.host()
-        lease = await runtime.store.claim("r", host.sink, python=PYTHON)
-        await runtime.store.release("r", lease.epoch)
+        host = runtime._core.host()
+        lease = await runtime._core.store.claim("r", host.sink, python=PYTHON)
+        await runtime._core.store.release("r", lease.epoch)
         for _ in range(MOST - 2):
             await die(runtime, "r")
         assert await runtime.recover() == ["r"]
@@ -139,7 +139,7 @@ async def test_suspects_are_started_one_at_a_time_the_least_suspicious_first(sto
         assert await handle.result() == "done"
 
         async def both() -> bool:
-            return (await runtime.store.run("four")).status == "completed"
+            return (await runtime._core.store.run("four")).status == "completed"
 
         await until(both)
         assert (await of_type(runtime, "four", RunClaimed))[-1].unasked
@@ -155,10 +155,10 @@ async def test_a_stuck_child_keeps_its_parent_from_going_on_and_fails_nothing(st
         handle = await runtime.start(outer.options(run_id="parent"))
 
         async def started() -> bool:
-            return len(await runtime.store.runs()) == 2
+            return len(await runtime._core.store.runs()) == 2
 
         await until(started)
-        child = next(row.id for row in await runtime.store.runs() if row.id != "parent")
+        child = next(row.id for row in await runtime._core.store.runs() if row.id != "parent")
         await handle.park()
         await (await runtime.resume(child, works)).park()
         going_on.set()
@@ -166,6 +166,6 @@ async def test_a_stuck_child_keeps_its_parent_from_going_on_and_fails_nothing(st
             await die(runtime, child)
         with pytest.raises(RunStuckError):
             await asyncio.wait_for((await runtime.resume("parent", outer)).result(), PATIENCE)
-        assert (await runtime.store.run("parent")).status == "running"
+        assert (await runtime._core.store.run("parent")).status == "running"
         assert await (await runtime.resume(child, works)).result() == "done"
         assert await (await runtime.resume("parent", outer)).result() == "done"

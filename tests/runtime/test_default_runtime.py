@@ -36,7 +36,7 @@ async def test_tests_with_loops_of_their_own_share_one_store(
 ) -> None:
     monkeypatch.setenv("KITARU_STORE", shared)
     assert await doubled(number) == number * 2
-    assert len(await kitaru.default_runtime().store.runs()) == number
+    assert len(await kitaru.default_runtime()._core.store.runs()) == number
 
 
 def test_one_default_runtime_serves_loop_after_loop(standin: StandInServer) -> None:
@@ -50,7 +50,7 @@ def test_one_default_runtime_serves_loop_after_loop(standin: StandInServer) -> N
 def test_what_a_closed_loop_needed_is_dropped() -> None:
     for _ in range(5):
         asyncio.run(_double_once())
-    assert len(kitaru.default_runtime()._hosts) <= 1
+    assert len(kitaru.default_runtime()._core._hosts) <= 1
 
 
 async def _double_once() -> None:
@@ -142,7 +142,7 @@ def test_two_runtimes_share_nothing(tmp_path: Path) -> None:
         async with Runtime(f"sqlite:///{tmp_path}/a.db") as a, Runtime(f"sqlite:///{tmp_path}/b.db") as b:
             await (await a.start(doubled.options(run_id="r"), 1)).result()
             await (await b.start(doubled.options(run_id="r"), 2)).result()
-            return [len(await a.store.runs()), len(await b.store.runs())]
+            return [len(await a._core.store.runs()), len(await b._core.store.runs())]
 
     assert asyncio.run(both()) == [1, 1]
 

@@ -291,6 +291,6 @@ async def test_a_diverged_run_stays_unfinished_and_unowned(store_url: str, varia
         handle = await second.resume("r", flow_in(variant(ORIGINAL.replace("tides", "waves"), False)))
         with pytest.raises(DivergenceError):
             await handle.result()
-        row = await second.store.run("r")
+        row = await second._core.store.run("r")
         assert row.status == "running"
         assert not row.live

@@ -99,7 +99,7 @@ async def test_a_run_cut_before_its_end_comes_to_the_same_end_without_executing(
         await store.rebuild()
         handle = await runtime.resume(run, FLOWS[run])
         await outcome(handle)
-        after = await runtime.events(run)
+        after = await runtime._core.events(run)
     appended = [one.event for one in after[len(whole) - 1 :] if not isinstance(one.event, RunClaimed)]
     (end,) = appended
     before = whole[-1].event
@@ -146,7 +146,7 @@ async def test_a_run_cut_in_the_middle_appends_what_it_had_lost(run: str, share:
     async with Runtime(store, recover=False, replay_grace=5.0) as runtime:
         await store.rebuild()
         await outcome(await runtime.resume(run, FLOWS[run]))
-        after = await runtime.events(run)
+        after = await runtime._core.events(run)
     keys = [one.event.key for one in after[at:] if isinstance(one.event, Boundary)]
     assert not finished.intersection(keys)
     assert shown(after) == shown(whole)
@@ -155,4 +155,4 @@ async def test_a_run_cut_in_the_middle_appends_what_it_had_lost(run: str, share:
 @pytest.mark.parametrize("run", ["cancelled", "parked"])
 async def test_a_run_that_was_stopped_keeps_its_status(run: str, logs: Path) -> None:
     async with Runtime(f"sqlite:///{logs}", recover=False) as runtime:
-        assert (await runtime.store.run(run)).status == run
+        assert (await runtime._core.store.run(run)).status == run

@@ -99,7 +99,7 @@ async def test_a_resume_keeps_the_aliases_that_the_run_began_with(
     go_on.set()
     async with kitaru.Runtime(store_url, recover=False) as second:
         await (await second.resume("r", waiting)).result()
-        asked = [r.event.model for r in await second.events("r") if isinstance(r.event, LlmRequested)]
+        asked = [r.event.model for r in await second._core.events("r") if isinstance(r.event, LlmRequested)]
     assert asked == ["openai/gpt-5-nano", "openai/gpt-5-nano"]
 
 

@@ -122,7 +122,7 @@ async def test_a_call_in_a_sync_checkpoint_is_its_child(runtime: Runtime, standi
 
 async def test_a_call_outside_any_flow_is_a_run_of_its_own(standin: StandInServer) -> None:
     assert await kitaru.llm("tides", model=MODEL, base_url=standin.base_url)
-    (row,) = await kitaru.default_runtime().store.runs()
+    (row,) = await kitaru.default_runtime()._core.store.runs()
     assert (row.flow, row.status) == ("llm", "completed")
 
 

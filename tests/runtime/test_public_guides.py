@@ -83,7 +83,7 @@ def records(run: str) -> list[LlmCompleted]:
 
 async def read(run: str) -> list[object]:
     async with kitaru.Runtime(os.environ["KITARU_STORE"], recover=False) as reader:
-        return [one.event for one in await reader.events(run)]
+        return [one.event for one in await reader._core.events(run)]
 
 
 def bodies(server: StandInServer) -> list[Any]:

@@ -207,7 +207,7 @@ async def test_the_id_of_a_pruned_run_is_not_used_again_and_the_error_says_why(r
         return await note("end")
 
     await (await runtime.start(body.options(run_id="r"))).result()
-    await runtime.store.prune(older_than=0, run="r")
+    await runtime._core.store.prune(older_than=0, run="r")
     with pytest.raises(NotFoundError, match=r"(?s)run r of body was pruned on .* under another id"):
         await runtime.start(body.options(run_id="r"))
     with pytest.raises(NotFoundError, match="run r of body was pruned"):

@@ -142,7 +142,7 @@ async def test_a_script_is_loaded_without_the_runs_that_it_starts(
     caplog.set_level("WARNING", "kitaru")
     handle = await runtime.start(loader.load_spec(f"{path}:behind"))
     assert await handle.result() == 3
-    assert len(await runtime.store.runs()) == 1
+    assert len(await runtime._core.store.runs()) == 1
     lines = [path.read_text().splitlines()[vars(record)["line"] - 1].strip() for record in caplog.records]
     assert lines[0] in start
 
@@ -222,7 +222,7 @@ async def main():
         if "hold" in sys.argv:
             await (await rt.start(steps.options(run_id="r"))).result()
         # Nothing is started: entering the runtime is enough.
-        while (await rt.store.run("r")).status != "completed":
+        while [one.status for one in await rt.runs()] != ["completed"]:
             await asyncio.sleep(0.01)
         print("recovered", flush=True)
 

@@ -35,9 +35,9 @@ async def stored(runtime: Runtime, name: str = "creds", *, owner: str = "", priv
 
     def seal(secret: str, version: int) -> dict[str, Sealed]:
         given = values or {"KEY": VALUE}
-        return {key: runtime.vault.seal(SealedAt("secret", secret, key, version), v) for key, v in given.items()}
+        return {key: runtime._core.vault.seal(SealedAt("secret", secret, key, version), v) for key, v in given.items()}
 
-    return (await asyncio.to_thread(runtime.store.secrets.put, name, owner or vault.me(), private, seal)).id
+    return (await asyncio.to_thread(runtime._core.store.secrets.put, name, owner or vault.me(), private, seal)).id
 
 
 async def in_thread(runtime: Runtime, work: Callable[..., T], *args: object, **more: object) -> T:
@@ -214,9 +214,9 @@ async def test_another_key_opens_nothing_and_the_error_names_where_it_looked(
 
 async def test_an_altered_value_is_told_from_a_wrong_key(runtime: Runtime) -> None:
     secret = await stored(runtime)
-    ((_, sealed),) = await asyncio.to_thread(runtime.store.secrets.values, secret)
+    ((_, sealed),) = await asyncio.to_thread(runtime._core.store.secrets.values, secret)
     altered = sealed._replace(data=sealed.data[:-1] + bytes([sealed.data[-1] ^ 1]))
-    await asyncio.to_thread(runtime.store.secrets.reseal, lambda *_: altered)
+    await asyncio.to_thread(runtime._core.store.secrets.reseal, lambda *_: altered)
     with pytest.raises(CorruptStoreError, match="KEY of secret 'creds'"):
         await in_thread(runtime, secrets.get_secret, "creds")
 
@@ -259,9 +259,9 @@ def test_the_keyring_keeps_the_key_where_there_is_one(monkeypatch: pytest.Monkey
 async def test_rekey_seals_everything_anew_and_keeps_it_readable(store_url: str) -> None:
     async with Runtime(store_url) as runtime:
         secret = await stored(runtime, A=VALUE, B="second-value-of-the-test")
-        before = dict(await asyncio.to_thread(runtime.store.secrets.values, secret))
-        replaced, left, source = await asyncio.to_thread(runtime.vault.rekey)
-        after = dict(await asyncio.to_thread(runtime.store.secrets.values, secret))
+        before = dict(await asyncio.to_thread(runtime._core.store.secrets.values, secret))
+        replaced, left, source = await asyncio.to_thread(runtime._core.vault.rekey)
+        after = dict(await asyncio.to_thread(runtime._core.store.secrets.values, secret))
         assert (replaced, left) == (2, 0)
         assert str(key_file()) in source
         assert all(after[at].sealer != before[at].sealer for at in after)
@@ -275,11 +275,11 @@ async def test_rekey_moves_to_the_variable_and_from_one_to_the_next(
 ) -> None:
     await stored(runtime)
     monkeypatch.setenv(secret_key.VARIABLE, "first passphrase")
-    assert (await asyncio.to_thread(runtime.vault.rekey))[2] == secret_key.VARIABLE
+    assert (await asyncio.to_thread(runtime._core.vault.rekey))[2] == secret_key.VARIABLE
     key_file().unlink()
     monkeypatch.setenv(secret_key.FORMER, "first passphrase")
     monkeypatch.setenv(secret_key.VARIABLE, "second passphrase")
-    assert (await asyncio.to_thread(runtime.vault.rekey))[:2] == (1, 0)
+    assert (await asyncio.to_thread(runtime._core.vault.rekey))[:2] == (1, 0)
     monkeypatch.delenv(secret_key.FORMER)
     found = await in_thread(runtime, secrets.get_secret, "creds")
     assert found["KEY"] == VALUE
@@ -291,9 +291,9 @@ async def test_rekey_leaves_what_is_sealed_under_a_key_that_is_not_at_hand(
     monkeypatch.setenv(secret_key.VARIABLE, "somebody's passphrase")
     await stored(runtime, "theirs")
     monkeypatch.delenv(secret_key.VARIABLE)
-    runtime.vault._keys = None
+    runtime._core.vault._keys = None
     await stored(runtime, "mine")
-    assert (await asyncio.to_thread(runtime.vault.rekey))[:2] == (1, 1)
+    assert (await asyncio.to_thread(runtime._core.vault.rekey))[:2] == (1, 1)
 
 
 REKEYING = """

@@ -46,7 +46,7 @@ async def run(name: str):
 
 @app.get("/runs")
 async def runs():
-    rows = await app.state.runtime.store.runs(limit=None)
+    rows = await app.state.runtime.runs(limit=None)
     return {row.id: row.status for row in rows}
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ async def child(number: int) -> int:
 
 
 async def status_of(runtime: Runtime, run: str) -> str:
-    return (await runtime.store.run(run)).status
+    return (await runtime._core.store.run(run)).status
 
 
 async def test_a_run_started_in_a_flow_is_a_child_with_a_derived_id(runtime: Runtime) -> None:
@@ -36,7 +36,7 @@ async def test_a_run_started_in_a_flow_is_a_child_with_a_derived_id(runtime: Run
     assert value == 4
     (started,) = await of_type(runtime, "r", ChildStarted)
     assert started.child == run
-    assert (await runtime.store.run(str(run))).parent == "r"
+    assert (await runtime._core.store.run(str(run))).parent == "r"
 
 
 async def test_a_resume_starts_no_second_run_and_asks_the_child_nothing_again(store_url: str) -> None:
@@ -63,7 +63,7 @@ async def test_a_resume_starts_no_second_run_and_asks_the_child_nothing_again(st
     assert (value, status) == ("x", "completed")
     assert ran == ["inner"]
     async with Runtime(store_url, recover=False) as reader:
-        assert {row.id for row in await reader.store.runs()} == {"r", run}
+        assert {row.id for row in await reader._core.store.runs()} == {"r", run}
 
 
 async def test_a_child_that_nobody_waits_for_resumes_with_its_parent(store_url: str) -> None:
@@ -355,7 +355,7 @@ async def test_a_childs_failure_is_raised_by_its_handle_and_run_again_by_a_retry
         await (await runtime.start(outer.options(run_id="r"))).result()
     good = True
     assert await (await runtime.retry("r", outer)).result() == "x"
-    assert len(await runtime.store.runs()) == 2
+    assert len(await runtime._core.store.runs()) == 2
 
 
 async def test_a_retry_lets_children_go_on_that_ended_with_their_parent(runtime: Runtime) -> None:
@@ -396,7 +396,7 @@ async def test_a_child_that_left_memory_parks_the_parent_that_waits_for_it(runti
 
     handle = await runtime.start(outer.options(run_id="r"))
     await reached.wait()
-    parent = runtime.live_run("r")
+    parent = runtime._core.live_run("r")
     assert parent is not None
 
     async def asks() -> bool:
@@ -479,7 +479,7 @@ async def test_a_start_that_is_given_up_leaves_no_run_behind(runtime: Runtime) -
     assert given_up
 
     async def left() -> bool:
-        return len(await runtime.store.runs(status=("running",), flow="waits")) == 6 - given_up
+        return len(await runtime._core.store.runs(status=("running",), flow="waits")) == 6 - given_up
 
     await until(left)
 

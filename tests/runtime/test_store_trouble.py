@@ -21,7 +21,7 @@ from tests.runtime.runs import PATIENCE, keys_of, of_type, resumed
 
 async def cap(runtime: Runtime, pages: int | None) -> None:
     """Let the store's file grow no further: by `pages`, or without end."""
-    store = runtime.store
+    store = runtime._core.store
     assert isinstance(store, SqliteStore)
 
     def limit(connection: sqlite3.Connection) -> int:
@@ -203,7 +203,7 @@ async def test_a_closed_store_ends_what_runs_on_it(tmp_path: Path) -> None:
     await runtime.open()
     handle = await runtime.start(one.options(run_id="r"))
     await reached.wait()
-    await runtime.store.close()
+    await runtime._core.store.close()
     go.set()
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(StoreError):
@@ -304,7 +304,7 @@ async def test_a_run_that_leaves_takes_no_connection_with_it_that_others_wait_fo
         # The first to read on this loop is the run.
         handle = await runtime.start(reading)
         await asyncio.sleep(0)
-        other = asyncio.create_task(runtime.store.run("r"))
+        other = asyncio.create_task(runtime._core.store.run("r"))
         await asyncio.sleep(0)
         handle.park_soon()
         assert (await asyncio.wait_for(other, PATIENCE)).status == "completed"

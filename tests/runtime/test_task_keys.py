@@ -99,7 +99,7 @@ async def test_a_log_with_keys_of_an_earlier_version_is_resumed_and_replayed(
     make: Callable[[asyncio.Event | None], Flow[..., Any]] = lambda event: mapping(limit, event)  # noqa: E731
     with monkeypatch.context() as patch:
         # The one thing that tells such a log: its first event does not say otherwise.
-        patch.setattr("kitaru.runtime.runtime.OWN_NAMES", 0)
+        patch.setattr("kitaru.runtime.core.OWN_NAMES", 0)
         await stopped(url, make(reached), "tides", reached)
     async with Runtime(url, recover=False) as runtime:
         keys = await keys_of(runtime, "tides", StepCompleted)

@@ -383,7 +383,7 @@ async def test_tasks_have_the_same_keys_however_they_interleave(way: str, runtim
     for number in range(8):
         run = f"r{number}"
         await (await runtime.start(nested.options(run_id=run), way)).result()
-        events = [recorded.event for recorded in await runtime.events(run)]
+        events = [recorded.event for recorded in await runtime._core.events(run)]
         found.add(frozenset((e.key, e.inputs) for e in events if isinstance(e, StepCompleted)))
     assert len(found) == 1
 

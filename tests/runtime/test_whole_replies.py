@@ -74,7 +74,7 @@ async def test_what_a_turn_gave_is_the_very_node_that_the_next_turn_names(runtim
         at: bytes | None = asked.prompt.digest if asked.prompt else None
         while at is not None:
             named.add(at)
-            found = read_node(await runtime.store.artifact(at))
+            found = read_node(await runtime._core.store.artifact(at))
             assert found is not None
             at = found[0][0] if found[0] else None
     done = await of_type(runtime, "r", LlmCompleted)
@@ -92,7 +92,7 @@ async def test_a_short_conversation_keeps_the_message_in_the_event(runtime: Runt
     (done,) = await of_type(runtime, "r", LlmCompleted)
     assert isinstance(done.outcome, bytes)
     assert codec.display(done.outcome) == {"role": "assistant", "content": text}
-    shown = event_as_json((await runtime.events("r"))[2])
+    shown = event_as_json((await runtime._core.events("r"))[2])
     assert shown["outcome"] == {"role": "assistant", "content": text}
 
 
@@ -116,7 +116,7 @@ async def test_a_conversation_is_the_same_after_a_resume_and_in_a_verified_repla
         asked = server.counts.total
         async with Runtime(store_url, recover=False, replay_grace=0.2) as again:
             fork = await again.replay("r", ReplayOptions(verify=True), talks)
-            assert await verified(again, fork) == 1
+            assert await verified(again._core, fork) == 1
         assert server.counts.total == asked
     first, *others = seen
     assert first[1].tool_calls
@@ -133,16 +133,16 @@ async def test_a_replay_outlives_the_run_that_it_reuses(runtime: Runtime) -> Non
 
         await (await runtime.start(talks.options(run_id="r"))).result()
         await (await runtime.replay("r", ReplayOptions(run_id="again"), talks)).handle.result()
-        await runtime.store.prune(older_than=0, run="r")
-        assert await runtime.store.verify() == []
-        await runtime.store.rebuild()
+        await runtime._core.store.prune(older_than=0, run="r")
+        assert await runtime._core.store.verify() == []
+        await runtime._core.store.rebuild()
         await (await runtime.replay("again", ReplayOptions(run_id="third"), talks)).handle.result()
         assert server.counts.total == 3
-        looked = await step(runtime, "again", "llm[2]")
+        looked = await step(runtime._core, "again", "llm[2]")
         assert looked.response
-        await runtime.store.prune(older_than=0, run="again")
-        await runtime.store.prune(older_than=0, run="third")
-        assert await runtime.store.verify() == []
+        await runtime._core.store.prune(older_than=0, run="again")
+        await runtime._core.store.prune(older_than=0, run="third")
+        assert await runtime._core.store.verify() == []
     assert seen[0] == seen[1] == seen[2]
 
 
@@ -206,7 +206,7 @@ async def test_a_reply_that_the_flow_gave_up_is_kept_and_not_handed_back(runtime
             return (await kitaru.llm.reply("on", model=MODEL, base_url=server.base_url)).text
 
         assert await (await runtime.start(asks.options(run_id="r"))).result()
-    assert await runtime.store.verify() == []
+    assert await runtime._core.store.verify() == []
 
 
 async def test_an_override_stands_for_a_reply_whatever_it_was(runtime: Runtime) -> None:
@@ -222,7 +222,7 @@ async def test_an_override_stands_for_a_reply_whatever_it_was(runtime: Runtime) 
         told = ReplayOptions(run_id="told", overrides={"question": '"told"'})
         await (await runtime.replay("r", told, asks)).handle.result()
         assert (seen[1].text, seen[1].message["role"]) == ("told", "assistant")
-        assert (await step(runtime, "told", "question")).outcome == "told"
+        assert (await step(runtime._core, "told", "question")).outcome == "told"
 
 
 async def test_a_step_shows_the_reply_and_the_body_that_it_was_read_from(runtime: Runtime) -> None:
@@ -234,9 +234,9 @@ async def test_a_step_shows_the_reply_and_the_body_that_it_was_read_from(runtime
             seen.append(await talk(server.base_url))
 
         await (await runtime.start(talks.options(run_id="r"))).result()
-    numbers = [str(one.seq) for one in await runtime.events("r") if isinstance(one.event, LlmCompleted)]
+    numbers = [str(one.seq) for one in await runtime._core.events("r") if isinstance(one.event, LlmCompleted)]
     for number, reply in zip(numbers, seen[0], strict=True):
-        looked = await step(runtime, "r", number)
+        looked = await step(runtime._core, "r", number)
         shown: Any = looked.outcome
         assert shown["text"] == reply.text
         assert shown["message"] == reply.message

@@ -19,7 +19,7 @@ from kitaru.cli.wording import UNKNOWN, money
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
     from kitaru.runtime.views.costs import By, CostRow, Costs
 
 _COLUMNS: Final = ("CALLS", "REUSED", "INPUT", "CACHED", "OUTPUT", "COST", "SAVED")
@@ -53,7 +53,7 @@ def costs(
         raise typer.BadParameter(f"{by!r} is not one of {', '.join(BY)}", param_hint="--by")
     oldest = time.time() - wording.period(since, "--since") if since is not None else None
 
-    async def work(runtime: Runtime) -> Costs:
+    async def work(runtime: Core) -> Costs:
         return await read(runtime, by=cast("By", by), since=oldest)
 
     found = with_runtime(context.store, work, absent=nothing(cast("By", by)))

@@ -20,9 +20,9 @@ from kitaru.cli.session import with_runtime
 from kitaru.errors import KitaruError, UsageError
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.models.alias import Effort
     from kitaru.runtime.models.view import Listed
-    from kitaru.runtime.runtime import Runtime
 
 _DIM: Final[Sequence[Colour]] = ("dim",) * 6
 _MODEL_ROW: Final[Sequence[Colour]] = ("bold", "", "dim", "dim", "")
@@ -211,7 +211,7 @@ def _secrets(context: Context) -> frozenset[str] | None:
     """Names and ids of the secrets in the store; None where it cannot be read, which is no reason to list nothing."""
     from kitaru.runtime.secrets.named import list_secrets
 
-    async def work(runtime: Runtime) -> frozenset[str]:
+    async def work(runtime: Core) -> frozenset[str]:
         rows = await asyncio.to_thread(list_secrets, runtime=runtime)
         return frozenset(name for row in rows for name in (row.name, row.id))
 

@@ -9,7 +9,7 @@ from kitaru.cli.render import what
 from kitaru.cli.wording import duration, state_colour, state_word, until
 
 if TYPE_CHECKING:
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
 
 _PATIENCE: Final = 60.0
 """Seconds between looks where nothing happens."""
@@ -23,7 +23,7 @@ class Progress:
         off: Tell of nothing.
     """
 
-    def __init__(self, out: Output, runtime: Runtime, run: str, after: int = 0, *, off: bool = False) -> None:
+    def __init__(self, out: Output, runtime: Core, run: str, after: int = 0, *, off: bool = False) -> None:
         self._out = out
         self._runtime = runtime
         self._run = run

@@ -18,10 +18,10 @@ from kitaru.cli.session import with_runtime
 from kitaru.errors import ReplayError, UsageError
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.flow import Flow
     from kitaru.runtime.fork import Fork, ReplayOptions
     from kitaru.runtime.handle import RunHandle
-    from kitaru.runtime.runtime import Runtime
     from kitaru.runtime.views.report import ReplayReport
 
 
@@ -91,7 +91,7 @@ def replay(
         raise UsageError(f"--registry {registry!r} is not known", hint="It is current or source.")
     source = ""
 
-    async def fork(runtime: Runtime) -> Fork:
+    async def fork(runtime: Core) -> Fork:
         nonlocal source
         source = await runtime.store.find(run)
         flow = await flow_behind(runtime, source, moved)
@@ -118,13 +118,13 @@ def replay(
     if verify:
         return _verify(context, fork)
 
-    async def begin(runtime: Runtime) -> RunHandle[Any]:
+    async def begin(runtime: Core) -> RunHandle[Any]:
         made = await fork(runtime)
         out.note(f"Replaying {source} {await called(runtime, source)}  →  {out.paint(made.run, 'bold', err=True)}")
         handle: RunHandle[Any] = made.handle
         return handle
 
-    async def finish(runtime: Runtime, handle: RunHandle[Any]) -> int:
+    async def finish(runtime: Core, handle: RunHandle[Any]) -> int:
         from kitaru.runtime.views.inspect import view
         from kitaru.runtime.views.report import report
 
@@ -135,7 +135,7 @@ def replay(
     return run_to_end(out, context.store, begin, finish=finish, tell=False)
 
 
-async def _models(runtime: Runtime, source: str, texts: list[str]) -> dict[str, str]:
+async def _models(runtime: Core, source: str, texts: list[str]) -> dict[str, str]:
     """`--model` arguments: `A=B`, or `B` in place of every model that the run's calls named."""
     from kitaru.runtime.views.inspect import view
 
@@ -162,7 +162,7 @@ def _as_json(done: ReplayReport) -> dict[str, object]:
 def _dry(context: Context, fork: Any) -> int:
     from kitaru.runtime.views.report import dry_report
 
-    async def work(runtime: Runtime) -> ReplayReport:
+    async def work(runtime: Core) -> ReplayReport:
         return await dry_report(runtime, await fork(runtime))
 
     with users_code(context.out):
@@ -179,7 +179,7 @@ def _verify(context: Context, fork: Any) -> int:
 
     out = context.out
 
-    async def work(runtime: Runtime) -> str:
+    async def work(runtime: Core) -> str:
         made = await fork(runtime)
         try:
             await verified(runtime, made)

@@ -13,7 +13,7 @@ from kitaru.cli.running import print_value, run_failure
 from kitaru.cli.session import with_runtime
 
 if TYPE_CHECKING:
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
 
 
 @command(
@@ -39,7 +39,7 @@ def result(
     """Print the result of a run, or the outcome of one of its steps."""
     from kitaru.runtime.views.transcript import struct_as_json
 
-    async def work(runtime: Runtime) -> Any:
+    async def work(runtime: Core) -> Any:
         from kitaru.runtime.views import inspect, results
 
         name = await runtime.store.find(run)

@@ -17,8 +17,8 @@ from kitaru.cli.wording import duration
 from kitaru.errors import CredentialError, KitaruError, RunParkedError
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.handle import RunHandle
-    from kitaru.runtime.runtime import Runtime
     from kitaru.runtime.views.inspect import RunView
 
 _SOON: Final = 0.5
@@ -65,9 +65,9 @@ def loads(what: str) -> Iterator[None]:
 def run_to_end(
     out: Output,
     store: str | None,
-    begin: Callable[[Runtime], Awaitable[RunHandle[Any]]],
+    begin: Callable[[Core], Awaitable[RunHandle[Any]]],
     *,
-    finish: Callable[[Runtime, RunHandle[Any]], Awaitable[int]] | None = None,
+    finish: Callable[[Core, RunHandle[Any]], Awaitable[int]] | None = None,
     after: Callable[[], int] = lambda: 0,
     tell: bool = True,
     new: bool = False,
@@ -89,7 +89,7 @@ def run_to_end(
     """
     interrupts = Interrupts()
 
-    async def work(runtime: Runtime) -> int:
+    async def work(runtime: Core) -> int:
         handle = await begin(runtime)
         interrupts.last_words = f"\nEnded at once. Go on with: kitaru resume {handle.id}\n"
         asked = interrupts.arm()
@@ -153,7 +153,7 @@ def _left(out: Output, handle: RunHandle[Any]) -> int:
     return INTERRUPTED
 
 
-async def _failed(runtime: Runtime, run: str, error: Exception) -> Exception:
+async def _failed(runtime: Core, run: str, error: Exception) -> Exception:
     """What to say of a run that gave no result."""
     from kitaru.runtime.views.inspect import view
 
@@ -185,8 +185,8 @@ def run_failure(seen: RunView, error: Exception | None = None) -> RunFailedError
     )
 
 
-def _print_result(out: Output) -> Callable[[Runtime, RunHandle[Any]], Awaitable[int]]:
-    async def finish(runtime: Runtime, handle: RunHandle[Any]) -> int:
+def _print_result(out: Output) -> Callable[[Core, RunHandle[Any]], Awaitable[int]]:
+    async def finish(runtime: Core, handle: RunHandle[Any]) -> int:
         from kitaru.runtime.views.inspect import view
 
         print_result(out, await view(runtime, handle.id))

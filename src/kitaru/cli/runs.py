@@ -21,9 +21,9 @@ from kitaru.cli.session import place_of, with_runtime
 from kitaru.errors import KitaruError, RunError
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.flow import Flow
     from kitaru.runtime.handle import RunHandle
-    from kitaru.runtime.runtime import Runtime
 
 _TECHNICAL: Final = frozenset({"fingerprint", "code", "kind", "order", "started", "digest"})
 _LIMIT: Final = 20
@@ -55,7 +55,7 @@ def run(
     """Run a flow and print its result."""
     out = context.out
 
-    async def begin(runtime: Runtime) -> RunHandle[Any]:
+    async def begin(runtime: Core) -> RunHandle[Any]:
         from kitaru.runtime.loader import load_spec
         from kitaru.runtime.views.inspect import fresh_run_id
 
@@ -80,7 +80,7 @@ def say_begun(out: Output, verb: str, run: str, called: str, doubts: Sequence[st
         out.note(f"  {word}  {clean(key)}  has no outcome, may have been billed; it runs again")
 
 
-async def called(runtime: Runtime, run: str) -> str:
+async def called(runtime: Core, run: str) -> str:
     """A run's flow with its inputs."""
     from kitaru.runtime.views.inspect import opening_view
 
@@ -104,7 +104,7 @@ def resume(context: Context, run: Run, flow: Moved = None) -> int:
     out = context.out
     last = 0
 
-    async def begin(runtime: Runtime) -> RunHandle[Any]:
+    async def begin(runtime: Core) -> RunHandle[Any]:
         nonlocal last
         name = await runtime.store.find(run)
         row = await runtime.store.run(name)
@@ -127,14 +127,14 @@ def resume(context: Context, run: Run, flow: Moved = None) -> int:
     return run_to_end(out, context.store, begin, after=lambda: last)
 
 
-async def in_doubt(runtime: Runtime, run: str) -> list[str]:
+async def in_doubt(runtime: Core, run: str) -> list[str]:
     """The boundaries that are in doubt before a run goes on; afterwards they are running."""
     from kitaru.runtime.views.inspect import view
 
     return [boundary.key for boundary in (await view(runtime, run)).in_doubt]
 
 
-async def flow_behind(runtime: Runtime, run: str, moved: str | None) -> Flow[..., Any]:
+async def flow_behind(runtime: Core, run: str, moved: str | None) -> Flow[..., Any]:
     """The flow that a run remembers, loaded, or the one that it became.
 
     Raises:
@@ -158,7 +158,7 @@ def retry(context: Context, run: Run, flow: Moved = None) -> int:
     """Retry a failed or cancelled run."""
     last = 0
 
-    async def begin(runtime: Runtime) -> RunHandle[Any]:
+    async def begin(runtime: Core) -> RunHandle[Any]:
         nonlocal last
         name = await runtime.store.find(run)
         last = (await runtime.store.run(name)).seq
@@ -191,7 +191,7 @@ def cancel(
 ) -> int:
     """Cancel a run, in this or another process."""
 
-    async def work(runtime: Runtime) -> tuple[str, str, str]:
+    async def work(runtime: Core) -> tuple[str, str, str]:
         name = await runtime.store.find(run)
         row = await runtime.store.run(name)
         found, why = None, ""
@@ -258,7 +258,7 @@ def runs(
     typed = context.store if context.store != os.environ.get("KITARU_STORE") else None
     oldest = time.time() - wording.period(since, "--since") if since is not None else None
 
-    async def work(runtime: Runtime) -> tuple[list[Listed], bool]:
+    async def work(runtime: Core) -> tuple[list[Listed], bool]:
         before = await runtime.store.find(cursor) if cursor is not None else None
         found = await listing(runtime, status=wanted, flow=flow, since=oldest, limit=limit + 1, before=before)
         return found[:limit], len(found) > limit
@@ -329,7 +329,7 @@ def show(
     from kitaru.runtime.views import inspect
     from kitaru.runtime.views.transcript import struct_as_json
 
-    async def work(runtime: Runtime) -> Any:
+    async def work(runtime: Core) -> Any:
         name = await runtime.store.find(run)
         return await (inspect.view(runtime, name) if step is None else inspect.step(runtime, name, step))
 
@@ -375,7 +375,7 @@ def events(
             row = [f"{seq:>5}", str(at)[11:], f"{kind:<13}", clean(key), out.value(rest, 160)]
             out.table([row], colours=[["dim", "dim", "", "bold", "dim"]])
 
-    async def work(runtime: Runtime) -> None:
+    async def work(runtime: Core) -> None:
         name = await runtime.store.find(run)
         found, problems = await runtime.store.readable(name)
         if out.as_json and not follow:

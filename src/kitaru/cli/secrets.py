@@ -20,7 +20,7 @@ from kitaru.cli.session import place_of, with_runtime
 from kitaru.errors import UsageError
 
 if TYPE_CHECKING:
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ def _with(
 ) -> T:
     """What a function of the runtime's gives, away from the event loop: it may wait for the OS keyring."""
 
-    async def enter(runtime: Runtime) -> T:
+    async def enter(runtime: Core) -> T:
         return await asyncio.to_thread(functools.partial(work, *arguments, runtime=runtime, **more))
 
     return with_runtime(context.store, enter, new=new, absent=absent, of="secrets")

@@ -15,7 +15,7 @@ from kitaru.cli.failures import INTERRUPTED
 from kitaru.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _SIGNALS: Final = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGH
 
 def with_runtime(
     store: str | None,
-    work: Callable[[Runtime], Awaitable[T]],
+    work: Callable[[Core], Awaitable[T]],
     *,
     new: bool = False,
     absent: T | None = None,
@@ -44,7 +44,7 @@ def with_runtime(
     """
     import anyio
 
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
     from kitaru.runtime.stores import store_at
 
     if not new and not (found := store_at(store, "full", 30.0)).exists():
@@ -56,7 +56,7 @@ def with_runtime(
         )
 
     async def enter() -> T:
-        async with Runtime(store, recover=False) as runtime:
+        async with Core(store, recover=False) as runtime:
             if store is not None:
                 # What the user's code does through the default runtime belongs into the same store, also where that
                 # code changes the working folder.

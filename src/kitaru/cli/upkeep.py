@@ -18,7 +18,7 @@ from kitaru.cli.session import with_runtime
 from kitaru.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
 
 
 @command(
@@ -51,7 +51,7 @@ def verify(
 
     kept = heads_from_text(_read(heads), str(heads)) if heads is not None else []
 
-    async def work(runtime: Runtime) -> tuple[str | None, list[Any], list[Any]]:
+    async def work(runtime: Core) -> tuple[str | None, list[Any], list[Any]]:
         names = {head.run for head in kept}
         # A run that is gone from the store may still be in the heads.
         name = run if run is None or run in names else await runtime.store.find(run)
@@ -111,7 +111,7 @@ def _write(path: Path, heads: list[Any]) -> None:
 def rebuild(context: Context) -> int:
     """Rebuild the tables that are derived from the log."""
 
-    async def work(runtime: Runtime) -> Any:
+    async def work(runtime: Core) -> Any:
         return await runtime.store.rebuild()
 
     count, problems = with_runtime(context.store, work)
@@ -146,11 +146,11 @@ def prune(
     limit = time.time() - wording.period(older_than, "--older-than")
     out = context.out
 
-    async def count(runtime: Runtime) -> int:
+    async def count(runtime: Core) -> int:
         rows = await runtime.store.runs(status=("completed", "failed", "cancelled"), limit=None)
         return sum(row.updated < limit and not row.live for row in rows)
 
-    async def work(runtime: Runtime) -> Any:
+    async def work(runtime: Core) -> Any:
         return await runtime.store.prune(older_than=limit)
 
     if not yes:

@@ -15,11 +15,11 @@ from kitaru.store.events import FINISHED, HELD, AnyEvent, CancelRequested, RunCa
 from kitaru.store.protocol import Append
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.flow import Flow
-    from kitaru.runtime.runtime import Runtime
 
 
-async def cancel(runtime: Runtime, run: str, reason: str, *, now: bool, flow: Flow[..., Any] | None) -> None:
+async def cancel(runtime: Core, run: str, reason: str, *, now: bool, flow: Flow[..., Any] | None) -> None:
     """Cancel a run: see `Runtime.cancel`."""
     live = runtime.live_run(run)
     secrets = live.secrets if live else RunSecrets(runtime.vault, run)
@@ -47,7 +47,7 @@ async def cancel(runtime: Runtime, run: str, reason: str, *, now: bool, flow: Fl
             await _close(runtime, run, RunParked(1, time.time(), "to be cancelled where its flow is loaded"))
 
 
-async def _close(runtime: Runtime, run: str, event: AnyEvent, *, forget: bool = False) -> None:
+async def _close(runtime: Core, run: str, event: AnyEvent, *, forget: bool = False) -> None:
     host = runtime.host()
     lease = await leased(runtime, run, host)
     await submit(host, Append(run, lease.epoch, [event], host.sink, forget=forget))

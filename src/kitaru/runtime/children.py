@@ -18,11 +18,11 @@ from kitaru.store import codec
 from kitaru.store.events import FINISHED, ChildStarted, Parent, RunRetried
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.flight import Flight
     from kitaru.runtime.flow import FlowWork
     from kitaru.runtime.handle import RunHandle
-    from kitaru.runtime.runtime import Runtime
     from kitaru.runtime.secrets.image import ImageSettings
 
 PARENT_ENDED: Final = "its parent has ended"
@@ -150,7 +150,7 @@ async def end_children(parent: Execution) -> None:
         await asyncio.wait(ending, timeout=parent.host.patience)
 
 
-async def drop_failures(runtime: Runtime, run: str) -> None:
+async def drop_failures(runtime: Core, run: str) -> None:
     """Let a failed or cancelled run go on: what failed it no longer counts, nor does the end of its children by it."""
     events = await runtime.store.events(run)
     await runtime.store.retry(run, RunRetried(1, time.time(), dropped_by_retry(events)))

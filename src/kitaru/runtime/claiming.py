@@ -18,14 +18,14 @@ from kitaru.store.events import FINISHED, STUCK, RunParked
 from kitaru.store.protocol import Append, Lease
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.flow import FlowWork
     from kitaru.runtime.handle import RunHandle
     from kitaru.runtime.host import Host
-    from kitaru.runtime.runtime import Runtime
     from kitaru.runtime.secrets.private import RunSecrets
 
 
-async def claimed(runtime: Runtime, run: str, work: FlowWork, *, unasked: bool) -> RunHandle[Any]:
+async def claimed(runtime: Core, run: str, work: FlowWork, *, unasked: bool) -> RunHandle[Any]:
     """Own a run and go on with it.
 
     Raises:
@@ -47,7 +47,7 @@ async def claimed(runtime: Runtime, run: str, work: FlowWork, *, unasked: bool) 
             raise
 
 
-async def leased(runtime: Runtime, run: str, host: Host, *, unasked: bool = False) -> Lease:
+async def leased(runtime: Core, run: str, host: Host, *, unasked: bool = False) -> Lease:
     """Become the owner of a run that nobody living owns; raises as the store's `claim` does."""
     try:
         return await runtime.store.claim(run, host.sink, python=PYTHON, unasked=unasked)
@@ -60,7 +60,7 @@ async def leased(runtime: Runtime, run: str, host: Host, *, unasked: bool = Fals
 
 
 async def go_on(
-    runtime: Runtime, host: Host, lease: Lease, work: FlowWork, secrets: RunSecrets, *, unasked: bool = False
+    runtime: Core, host: Host, lease: Lease, work: FlowWork, secrets: RunSecrets, *, unasked: bool = False
 ) -> RunHandle[Any]:
     """Execute a run that this process owns, from what its log holds."""
     events = await runtime.store.events(lease.run)
@@ -81,7 +81,7 @@ async def go_on(
     return runtime.begin(host, lease, work, data, history, registry, secrets)
 
 
-async def secrets_or_park(runtime: Runtime, run: str, work: FlowWork) -> RunSecrets:
+async def secrets_or_park(runtime: Core, run: str, work: FlowWork) -> RunSecrets:
     """What a run that goes on needs. One whose credential nobody has is parked, so that nobody resumes it unasked.
 
     Raises:

@@ -7,6 +7,7 @@ import contextlib
 import threading
 
 from kitaru.errors import KitaruError
+from kitaru.runtime.core import Core
 from kitaru.runtime.runtime import Runtime
 from kitaru.runtime.stores import default_store
 
@@ -27,11 +28,16 @@ def default_runtime() -> Runtime:
             runtime = _defaults[url] = Runtime(url)
             if len(_defaults) == 1:
                 atexit.register(_close_defaults)
-    runtime.refuse_fork()
+    runtime._core.refuse_fork()
     return runtime
+
+
+def default_core() -> Core:
+    """The inside of the default runtime; raises as `default_runtime` does."""
+    return default_runtime()._core
 
 
 def _close_defaults() -> None:
     for runtime in list(_defaults.values()):
         with contextlib.suppress(TimeoutError, KitaruError):
-            runtime.close_at_exit()
+            runtime._core.close_at_exit()

@@ -223,20 +223,20 @@ class FlowWork(DeclaredWork):
         inputs.data, inputs.fingerprint = self.encode_named(named)
 
     async def run(self, call: Call[Any]) -> object:
-        from kitaru.runtime.default import default_runtime
+        from kitaru.runtime.default import default_core
 
         flow: Flow[..., Any] = Flow(self)
-        return await outermost(default_runtime().start(flow, *call.inputs.args, **call.inputs.kwargs))
+        return await outermost(default_core().start(flow, *call.inputs.args, **call.inputs.kwargs))
 
     def wait_in_thread(self, call: Call[Any]) -> None:
         if call.place is not None:
             wait_for(call)
             return
-        from kitaru.runtime.default import default_runtime
+        from kitaru.runtime.default import default_core
 
         try:
             flow: Flow[..., Any] = Flow(self)
-            call.settle(default_runtime().run(flow, *call.inputs.args, **call.inputs.kwargs).wait())
+            call.settle(default_core().run(flow, *call.inputs.args, **call.inputs.kwargs).wait())
         except Exception as error:
             call.fail(error)
 
@@ -358,18 +358,18 @@ class Flow(Generic[P, T]):
         place = current_place()
         if place is not None:
             return start_inside(place, None, self, args, kwargs)
-        from kitaru.runtime.default import default_runtime
+        from kitaru.runtime.default import default_core
 
-        return default_runtime().start(self, *args, **kwargs)
+        return default_core().start(self, *args, **kwargs)
 
     def run(self, /, *args: P.args, **kwargs: P.kwargs) -> RunHandle[T]:
         """Start a run in the default runtime, on its background loop; in a sync flow a child run. Raises as `start`."""
         place = current_place()
         if place is not None:
             return run_inside(place, None, self, args, kwargs)
-        from kitaru.runtime.default import default_runtime
+        from kitaru.runtime.default import default_core
 
-        return default_runtime().run(self, *args, **kwargs)
+        return default_core().run(self, *args, **kwargs)
 
     def options(
         self,

@@ -42,11 +42,11 @@ from kitaru.store.names import new_run_id, valid_run_id
 from kitaru.store.protocol import Recorded
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.flight import Flight
     from kitaru.runtime.flow import Flow, FlowWork
     from kitaru.runtime.handle import RunHandle
-    from kitaru.runtime.runtime import Runtime
 
 _STILL: Final = 0.3
 """Seconds without progress after which a dry run has come as far as it can."""
@@ -121,7 +121,7 @@ class Fork(msgspec.Struct):
 
 
 async def replay(
-    runtime: Runtime, run: str, options: ReplayOptions | None = None, flow: Flow[..., Any] | None = None
+    runtime: Core, run: str, options: ReplayOptions | None = None, flow: Flow[..., Any] | None = None
 ) -> Fork:
     """Replay a run on this loop.
 
@@ -273,7 +273,7 @@ async def fork_child(
 # -- what the options mean ---------------------------------------------------------------------------------------------
 
 
-async def _rules(runtime: Runtime, source: History, events: list[Recorded], options: ReplayOptions) -> Rules:
+async def _rules(runtime: Core, source: History, events: list[Recorded], options: ReplayOptions) -> Rules:
     forced: set[str] = set()
     for selector in options.from_:
         start = _selected(source, events, selector).order
@@ -311,7 +311,7 @@ def _selected(source: History, events: list[Recorded], selector: str) -> Record:
 
 
 async def _inputs(
-    runtime: Runtime, source: History, flow: Flow[..., Any], options: ReplayOptions, secrets: RunSecrets
+    runtime: Core, source: History, flow: Flow[..., Any], options: ReplayOptions, secrets: RunSecrets
 ) -> bytes:
     assert source.started is not None
     data = await runtime.value(source.started.inputs)
@@ -331,7 +331,7 @@ async def _inputs(
 
 
 async def _unrecorded(
-    runtime: Runtime,
+    runtime: Core,
     source: str,
     run: str,
     flow: Flow[..., Any],
@@ -377,7 +377,7 @@ async def _unrecorded(
     return fork
 
 
-async def verified(runtime: Runtime, fork: Fork) -> object:  # noqa: ARG001  callers name where, as they do elsewhere
+async def verified(runtime: Core, fork: Fork) -> object:  # noqa: ARG001  callers name where, as they do elsewhere
     """The result of a `--verify` replay whose every boundary was reused.
 
     Raises:

@@ -16,9 +16,9 @@ from kitaru.store import codec
 from kitaru.store.events import FINISHED, AnyEvent, RunCancelled, RunCompleted, RunFailed, RunRetried, Status
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.flow import FlowWork
-    from kitaru.runtime.runtime import Runtime
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 class RunHandle(Generic[T]):
     """A run: wait for its result, look at it, cancel it. Giving up a wait never touches the run."""
 
-    def __init__(self, runtime: Runtime, run: str, work: FlowWork, execution: Execution | None) -> None:
+    def __init__(self, runtime: Core, run: str, work: FlowWork, execution: Execution | None) -> None:
         self._runtime = runtime
         self._work = work
         self._execution = execution
@@ -148,7 +148,7 @@ async def ended(source: Future[Any]) -> None:
     await done
 
 
-async def follow(runtime: Runtime, run: str, work: FlowWork) -> object:
+async def follow(runtime: Core, run: str, work: FlowWork) -> object:
     """Wait for the result of a run that another process runs."""
     after = 0
     while True:

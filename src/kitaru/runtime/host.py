@@ -18,8 +18,8 @@ from kitaru.store.protocol import Append, Recorded, Store
 
 if TYPE_CHECKING:
     from kitaru.adapters.transport import Transport
+    from kitaru.runtime.core import Core
     from kitaru.runtime.execution import Execution
-    from kitaru.runtime.runtime import Runtime
 
 ANNOUNCE_AFTER: Final = 1.0
 """Seconds after which a running step's start is committed."""
@@ -28,7 +28,7 @@ ANNOUNCE_AFTER: Final = 1.0
 class Host:
     """One event loop's share of a runtime."""
 
-    def __init__(self, runtime: Runtime, store: Store, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, runtime: Core, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         self.runtime = runtime
         self.store = store
         self.loop = loop

@@ -17,7 +17,7 @@ from kitaru.store import codec
 from kitaru.store.events import FlowRef
 
 if TYPE_CHECKING:
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
 
 _LOADING: Final = "__kitaru_loading__"
 
@@ -41,7 +41,7 @@ def load_spec(spec: str) -> Flow[..., Any]:
     raise UsageError(f"{target} holds {len(flows) or 'no'} flows", hint=f"Name one: {listed}" if listed else None)
 
 
-async def flow_of(runtime: Runtime, run: str) -> Flow[..., Any]:
+async def flow_of(runtime: Core, run: str) -> Flow[..., Any]:
     """The flow that a run remembers, loaded; of a model call of its own, made from its log.
 
     Raises:
@@ -160,7 +160,7 @@ def startable(flow: object) -> None:
     refuse_while_loading()
 
 
-async def opened(runtime: Runtime, run: object, flow: object = None) -> None:
+async def opened(runtime: Core, run: object, flow: object = None) -> None:
     """Open a runtime for what somebody asks of a run, if that can be meant.
 
     Raises:

@@ -18,12 +18,12 @@ from kitaru.runtime.work import declared
 from kitaru.store import codec
 
 if TYPE_CHECKING:
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
 
 _PLAIN: Final = (bool, int, float, str, bytes, list, tuple, dict, set, frozenset, type(None))
 
 
-async def told(runtime: Runtime, record: Record, text: str) -> bytes:
+async def told(runtime: Core, record: Record, text: str) -> bytes:
     """An override as it is recorded: JSON, or, where the boundary gives a text, that text.
 
     Args:
@@ -55,7 +55,7 @@ async def told(runtime: Runtime, record: Record, text: str) -> bytes:
     raise UsageError(f"the override of {record.key} does not fit: {problem.message}", hint=problem.hint)
 
 
-async def _types(runtime: Runtime, record: Record, before: object) -> list[object]:
+async def _types(runtime: Core, record: Record, before: object) -> list[object]:
     """What the boundary may give; empty where it is not known."""
     kind = record.event.kind
     if kind == "llm":
@@ -69,7 +69,7 @@ async def _types(runtime: Runtime, record: Record, before: object) -> list[objec
     return [] if object in found else found
 
 
-async def _answer_types(runtime: Runtime, record: Record, before: object) -> list[object]:
+async def _answer_types(runtime: Core, record: Record, before: object) -> list[object]:
     try:
         inputs: Any = codec.decoder()(await runtime.value(record.event.inputs))
         settings = msgspec.convert(inputs[1], Settings)
@@ -85,7 +85,7 @@ async def _answer_types(runtime: Runtime, record: Record, before: object) -> lis
     return [] if isinstance(before, _PLAIN) else [type(before)]
 
 
-async def _outcome(runtime: Runtime, record: Record) -> object:
+async def _outcome(runtime: Core, record: Record) -> object:
     if record.state != "completed":
         return None
     try:

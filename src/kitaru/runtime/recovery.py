@@ -14,8 +14,8 @@ from kitaru.runtime.log import log
 from kitaru.runtime.secrets.bound import bound
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.execution import Execution
-    from kitaru.runtime.runtime import Runtime
 
 _LONGEST: Final = 64
 """In looks for runs: the longest that one which cannot be resumed waits for the next try."""
@@ -27,7 +27,7 @@ _STILL: Final = 5
 class Recovery:
     """Resumes a runtime's unowned runs. No error, of the store or of one run, ends it."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Core) -> None:
         self._runtime = runtime
         self._unfit: set[str] = set()
         """Runs that are damaged, or whose log this process's code does not fit: neither changes while it lives."""

@@ -20,11 +20,11 @@ from kitaru.store.events import BoundaryEvent, ChildStarted, Kind, OnParentEnd, 
 
 if TYPE_CHECKING:
     from kitaru.runtime.code.digest import Code
+    from kitaru.runtime.core import Core
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.flight import Flight
     from kitaru.runtime.flow import Flow, FlowWork
     from kitaru.runtime.keys import Place
-    from kitaru.runtime.runtime import Runtime
 
 T = TypeVar("T")
 
@@ -179,7 +179,7 @@ class ChildHandle(RunHandle[T]):
 
 
 def start_inside(
-    place: Place, runtime: Runtime | None, flow: Flow[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    place: Place, runtime: Core | None, flow: Flow[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Coroutine[Any, Any, RunHandle[T]]:
     """Start a run where the code of another one asks for it.
 
@@ -199,7 +199,7 @@ def start_inside(
 
 
 def run_inside(
-    place: Place, runtime: Runtime | None, flow: Flow[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    place: Place, runtime: Core | None, flow: Flow[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> RunHandle[T]:
     """As `start_inside`, in sync code.
 
@@ -215,7 +215,7 @@ def run_inside(
 
 
 def _started(
-    place: Place, runtime: Runtime | None, flow: Flow[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    place: Place, runtime: Core | None, flow: Flow[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Call[str]:
     if place.inside is not None:
         raise UsageError(
@@ -278,7 +278,7 @@ async def _go_on(execution: Execution, work: FlowWork, run: str) -> None:
             return
 
 
-async def resumed(runtime: Runtime, work: FlowWork, run: str) -> RunHandle[Any]:
+async def resumed(runtime: Core, work: FlowWork, run: str) -> RunHandle[Any]:
     """A run's handle; one that nobody owns is resumed."""
     await runtime.open()
     return await runtime.take_up(run, work, unasked=True)

@@ -74,7 +74,7 @@ async def _play(task: Task) -> Played:
         waiting = asyncio.ensure_future(handle.result())
         await asyncio.wait([waiting], timeout=HANG)
         if not waiting.done():
-            played.hang = "; ".join(stuck(one) for one in runtime._executions.values()) or "nothing in memory"
+            played.hang = "; ".join(stuck(one) for one in runtime._core._executions.values()) or "nothing in memory"
             waiting.cancel()
         elif error := waiting.exception():
             played.error = f"{type(error).__name__}: {error}"

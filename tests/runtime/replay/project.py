@@ -101,7 +101,7 @@ class Project:
     async def replay(self, name: str, options: ReplayOptions | None = None, *, source: str = "source") -> Replayed:
         """Replay a run with the module as it is now, to its end."""
         noted.taken()
-        before = await self.runtime.events(source)
+        before = await self.runtime._core.events(source)
         fork = await self.runtime.replay(source, options, self.flow(name))
         result, error = None, None
         try:
@@ -112,9 +112,9 @@ class Project:
         except Exception as failure:
             error = failure
         # A source that still runs may go on; what there was stays.
-        assert (await self.runtime.events(source))[: len(before)] == before
+        assert (await self.runtime._core.events(source))[: len(before)] == before
         return Replayed(fork.run, result, error, noted.taken(), await report(self.runtime, source, fork.run))
 
     async def log(self, run: str) -> list[AnyEvent]:
         """A run's events."""
-        return [recorded.event for recorded in await self.runtime.events(run)]
+        return [recorded.event for recorded in await self.runtime._core.events(run)]

@@ -61,7 +61,7 @@ def synchronous(text: str) -> str:
 
 
 async def runs(runtime: Runtime) -> set[str]:
-    return {row.id for row in await runtime.store.runs()}
+    return {row.id for row in await runtime._core.store.runs()}
 
 
 async def test_keep_code_reuses_what_other_code_made(project: Project) -> None:
@@ -101,7 +101,9 @@ async def test_a_selector_may_be_a_key_or_an_event_number(project: Project) -> N
     project.load(CHAIN)
     await project.run("chain", "t", 3)
     assert (await project.replay("chain", ReplayOptions(from_=("two[2]",)))).ran == ["four", "three", "two"]
-    number = next(r.seq for r in await project.runtime.events("source") if getattr(r.event, "key", "") == "two[1]")
+    number = next(
+        r.seq for r in await project.runtime._core.events("source") if getattr(r.event, "key", "") == "two[1]"
+    )
     assert (await project.replay("chain", ReplayOptions(from_=(str(number),)))).ran == ["four", "three", "two", "two"]
 
 
@@ -166,7 +168,7 @@ async def test_verify_gives_the_result_where_everything_is_reused(project: Proje
     noted.taken()
     project.edit(('text + "2"', 'text  +  "2"'))
     fork = await project.runtime.replay("source", ReplayOptions(verify=True), project.flow("chain"))
-    assert await verified(project.runtime, fork) == "t12/3"
+    assert await verified(project.runtime._core, fork) == "t12/3"
     assert noted.taken() == []
     assert await runs(project.runtime) == {"source"}
 
@@ -178,7 +180,7 @@ async def test_verify_names_the_first_boundary_that_would_have_to_run(project: P
     project.edit(('text + "2"', 'text + "!"'))
     fork = await project.runtime.replay("source", ReplayOptions(verify=True), project.flow("chain"))
     with pytest.raises(LiveCallError, match=r"two would have to run \(code changed\)"):
-        await verified(project.runtime, fork)
+        await verified(project.runtime._core, fork)
     assert noted.taken() == []
     assert await runs(project.runtime) == {"source"}
 
@@ -190,11 +192,11 @@ async def test_verify_names_what_the_flow_no_longer_comes_to(project: Project) -
         "source", ReplayOptions(verify=True, inputs={"times": 1}), project.flow("chain")
     )
     with pytest.raises(LiveCallError, match="three"):
-        await verified(project.runtime, fork)
+        await verified(project.runtime._core, fork)
     project.edit(("return await four(await three(text))", "return text"))
     fork = await project.runtime.replay("source", ReplayOptions(verify=True), project.flow("chain"))
     with pytest.raises(ReplayError, match="three"):
-        await verified(project.runtime, fork)
+        await verified(project.runtime._core, fork)
 
 
 async def test_verify_runs_nothing_that_the_flow_gave_up_and_gives_up_no_more(project: Project) -> None:
@@ -218,7 +220,7 @@ async def test_verify_runs_nothing_that_the_flow_gave_up_and_gives_up_no_more(pr
     fork = await project.runtime.replay("source", ReplayOptions(verify=True), project.flow("limited"))
     with pytest.raises(LiveCallError, match="slow"):
         async with asyncio.timeout(PATIENCE):
-            await verified(project.runtime, fork)
+            await verified(project.runtime._core, fork)
     assert noted.taken() == []
     assert (await project.replay("limited")).result == "in time"
 
@@ -232,7 +234,7 @@ async def test_a_dry_run_says_what_would_run_and_leaves_nothing_behind(project: 
     fork = await project.runtime.replay("source", ReplayOptions(dry_run=True), project.flow("chain"))
     assert fork.would_run == {"two": "code changed"}
     assert fork.not_reached == ("three", "four")
-    shown = await dry_report(project.runtime, fork)
+    shown = await dry_report(project.runtime._core, fork)
     assert [(line.key, line.verdict) for line in shown.lines] == [
         ("one", "reused"), ("two", "would run"), ("three", "unknown"), ("four", "unknown"),
     ]  # fmt: skip

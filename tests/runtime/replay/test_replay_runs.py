@@ -52,7 +52,7 @@ async def test_a_replay_outlives_its_source(project: Project) -> None:
     await project.run("steps", "t")
     project.edit(('text + "3"', 'text + "4"'))
     seen = await project.replay("steps")
-    await project.runtime.store.prune(older_than=time.time() + 1, run="source")
+    await project.runtime._core.store.prune(older_than=time.time() + 1, run="source")
     assert (await project.replay("steps", source=seen.run)).ran == []
     handle = await project.runtime.resume(seen.run, project.flow("steps"))
     assert await handle.result() == "t" + "1" * 5000 + "24"
@@ -72,7 +72,7 @@ async def test_a_replay_that_was_stopped_goes_on_where_it_was(project: Project, 
             await asyncio.sleep(0)
     await fork.handle.park()
     assert "two" in noted.taken()
-    await project.runtime.store.prune(older_than=time.time() + 1, run="source")
+    await project.runtime._core.store.prune(older_than=time.time() + 1, run="source")
     async with Runtime(store_url, recover=False) as again:
         handle = await again.resume("fork", project.flow("steps"))
         project.module.GATE.set()
@@ -85,7 +85,7 @@ async def test_a_fork_holds_copies_of_all_that_it_may_reuse_from_its_first_trans
     project.load(STEPS)
     await project.run("steps", "t")
     seen = await project.replay("steps")
-    first = [r for r in await project.runtime.events(seen.run) if isinstance(r.event, Copied)]
+    first = [r for r in await project.runtime._core.events(seen.run) if isinstance(r.event, Copied)]
     assert [r.seq for r in first] == list(range(first[0].seq, first[0].seq + 3))
     assert {r.event.run for r in first if isinstance(r.event, Copied)} == {"source"}
 

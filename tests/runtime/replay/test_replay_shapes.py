@@ -292,7 +292,7 @@ async def test_a_run_that_is_under_way_can_be_replayed_beside_it(project: Projec
     project.edit(("sleep(3600)", "sleep(0)"))
     seen = await project.replay("long")
     assert (seen.result, seen.ran) == ("fe", ["endless"])
-    assert (await project.runtime.store.run("source")).live
+    assert (await project.runtime._core.store.run("source")).live
 
 
 async def test_the_clock_chance_and_ids_are_those_of_the_source(project: Project) -> None:
@@ -420,7 +420,7 @@ async def test_a_started_child_is_reused_where_nothing_changed(project: Project)
     await project.run("parent", "a")
     seen = await project.replay("parent")
     assert (seen.result, seen.ran, seen.executed) == ("a!.", [], [])
-    assert len(await project.runtime.store.runs()) == 3
+    assert len(await project.runtime._core.store.runs()) == 3
 
 
 async def test_of_a_started_child_only_what_changed_runs_again(project: Project) -> None:
@@ -438,7 +438,7 @@ async def test_a_replay_gives_its_children_ids_of_their_own(project: Project) ->
     project.edit(('text + "."', 'text + "?"'))
     seen = await project.replay("parent")
     assert (seen.result, seen.ran) == ("a!?", ["last"])
-    assert (await project.runtime.store.run("chat")).parent == "source"
+    assert (await project.runtime._core.store.run("chat")).parent == "source"
 
 
 async def test_a_child_that_may_outlive_its_parent_is_not_started_again_unasked(project: Project) -> None:
@@ -460,4 +460,4 @@ async def test_a_dry_run_and_a_verification_start_no_child(project: Project) -> 
     project.edit(('text + "."', 'text + "?"'))
     fork = await project.runtime.replay("source", ReplayOptions(dry_run=True), project.flow("parent"))
     assert list(fork.would_run) == ["child"]
-    assert len(await project.runtime.store.runs()) == 2
+    assert len(await project.runtime._core.store.runs()) == 2

@@ -45,7 +45,7 @@ async def by_sleep(stuck: bool) -> str:
 @pytest.fixture
 def guarded(project: Project) -> Project:
     # Far longer than the tests wait: whatever waits for it fails them.
-    project.runtime.replay_grace = 600.0
+    project.runtime._core.replay_grace = 600.0
     project.load(GUARDED)
     return project
 
@@ -74,7 +74,7 @@ async def test_a_call_given_up_again_is_reused_and_does_not_run(guarded: Project
 
 async def test_a_timeout_that_did_not_run_out_is_in_time_and_no_line_of_a_replay(guarded: Project) -> None:
     await guarded.run("by_timeout", False)
-    shown = await view(guarded.runtime, "source")
+    shown = await view(guarded.runtime._core, "source")
     assert {b.key: b.state for b in shown.boundaries}["timeout"] == "in time"
     for options in (None, ReplayOptions(from_=("work",)), ReplayOptions(verify=True)):
         if options is not None and options.verify:
@@ -83,4 +83,5 @@ async def test_a_timeout_that_did_not_run_out_is_in_time_and_no_line_of_a_replay
         seen = await guarded.replay("by_timeout", options)
         assert seen.result == "worked"
         assert [line.key for line in seen.report.lines] == ["work", "after"]
-        assert {b.key: b.state for b in (await view(guarded.runtime, seen.run)).boundaries}["timeout"] == "in time"
+        shown = await view(guarded.runtime._core, seen.run)
+        assert {b.key: b.state for b in shown.boundaries}["timeout"] == "in time"

@@ -47,7 +47,7 @@ async def main():
         if "write" in sys.argv:
             await (await runtime.start(whole.options(run_id="whole"), "abc")).result()
             await runtime.start(cut.options(run_id="cut"), "abc")
-            while sum(type(r.event).__name__ == "StepCompleted" for r in await runtime.events("cut")) < 2:
+            while sum(type(r.event).__name__ == "StepCompleted" for r in await runtime._core.events("cut")) < 2:
                 await asyncio.sleep(0.01)
         else:
             print(await (await runtime.resume("cut", cut)).result())

@@ -82,7 +82,7 @@ async def meant(runtime: Runtime, taken: str, selector: str) -> object:
     """What a selector means to one of those that take one."""
     try:
         if taken == "show":
-            return (await inspect.step(runtime, "r", selector)).boundary.key
+            return (await inspect.step(runtime._core, "r", selector)).boundary.key
         if taken == "load":
 
             @flow
@@ -90,11 +90,11 @@ async def meant(runtime: Runtime, taken: str, selector: str) -> object:
                 return await kitaru.load(selector, run="r")
 
             await (await runtime.start(loads)).result()
-            return selected("r", await runtime.events("r"), selector)
+            return selected("r", await runtime._core.events("r"), selector)
         options = ReplayOptions(dry_run=True, from_=(selector,))
         if taken == "override":
             options = ReplayOptions(dry_run=True, overrides={selector: "7"})
-        lines = (await dry_report(runtime, await runtime.replay("r", options, several))).lines
+        lines = (await dry_report(runtime._core, await runtime.replay("r", options, several))).lines
         verdict = "would run" if taken == "from" else "overridden"
         return next(line.key for line in lines if line.verdict == verdict)
     except KitaruError as error:
@@ -114,8 +114,8 @@ async def test_every_event_of_a_boundary_names_it(runtime: Runtime, source: str)
     fork = await runtime.replay("r", ReplayOptions(run_id="q", from_=("once",)), several)
     await fork.handle.result()
     for run in ("r", "q"):
-        events = await runtime.events(run)
-        for boundary in (await inspect.view(runtime, run)).boundaries:
+        events = await runtime._core.events(run)
+        for boundary in (await inspect.view(runtime._core, run)).boundaries:
             assert selected(run, events, str(boundary.seq)) == boundary.key
 
 
@@ -134,13 +134,13 @@ async def test_load_gives_the_outcome_of_another_runs_step(runtime: Runtime) -> 
 @pytest.mark.parametrize("name", ["page", "said", "whole", "now"])
 async def test_an_override_takes_what_is_shown(runtime: Runtime, name: str) -> None:
     before = await (await runtime.start(asks.options(run_id="r"))).result()
-    shown = (await inspect.step(runtime, "r", name)).outcome
+    shown = (await inspect.step(runtime._core, "r", name)).outcome
     text = shown if isinstance(shown, str) else kitaru_json(shown)
     fork = await runtime.replay("r", ReplayOptions(run_id="q", overrides={name: text}), asks)
     assert await fork.handle.result() == before
     made = {line.name: (line.kind, line.verdict) for line in (await report(runtime, "r", "q")).lines}
-    (kind,) = {b.kind for b in (await inspect.view(runtime, "q")).boundaries if b.name == name}
-    assert kind == (await inspect.step(runtime, "r", name)).boundary.kind
+    (kind,) = {b.kind for b in (await inspect.view(runtime._core, "q")).boundaries if b.name == name}
+    assert kind == (await inspect.step(runtime._core, "r", name)).boundary.kind
     assert name == "now" or made[name] == (kind, "overridden")
 
 
@@ -161,7 +161,7 @@ async def test_an_override_that_does_not_fit_is_refused_before_anything_runs(
     options = ReplayOptions(overrides={selector: text}, dry_run=dry, from_=("page",) if selector != "page" else ())
     with pytest.raises(UsageError, match=f"the override of {selector}"):
         await runtime.replay("r", options, asks)
-    assert (RAN, len(await runtime.store.runs())) == ([], 1)
+    assert (RAN, len(await runtime._core.store.runs())) == ([], 1)
 
 
 def kitaru_json(value: object) -> str:

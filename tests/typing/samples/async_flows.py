@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import assert_type
+from typing import Any, assert_type
 
 import kitaru
 from kitaru import Call, Checkpoint, Flow, checkpoint, flow
@@ -59,6 +59,10 @@ async def server() -> None:
     async with kitaru.Runtime("sqlite:///runs.db") as runtime:
         handle = await runtime.start(writer, "tides", depth=2)
         assert_type(await handle.result(), str)
+        assert_type(await runtime.runs(status="failed"), list[kitaru.RunInfo])
+        assert_type(await runtime.events("last"), list[kitaru.RunEvent])
+        assert_type([event.fields async for event in runtime.watch("last")], list[dict[str, Any]])
+        assert_type(await runtime.get("last"), kitaru.RunHandle[Any])
         named = await runtime.start(writer.options(run_id="tides-1"), "tides")
         assert_type(await named.result(), str)
 

@@ -19,18 +19,18 @@ from kitaru.store import codec
 from kitaru.store.events import BoundaryEvent, Copied, FlowRef
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.flow import Flow
-    from kitaru.runtime.runtime import Runtime
 
 _BOUNDARY = msgspec.msgpack.Decoder(BoundaryEvent)
 
 
 async def one_call(work: LlmWork) -> object:
     """Make a model call outside any flow."""
-    from kitaru.runtime.default import default_runtime
+    from kitaru.runtime.default import default_core
 
     flow = _flow(work)
-    return await outermost(default_runtime().start(flow, work.schema) if work.schema else default_runtime().start(flow))
+    return await outermost(default_core().start(flow, work.schema) if work.schema else default_core().start(flow))
 
 
 def is_one_call(flow: FlowRef) -> bool:
@@ -38,7 +38,7 @@ def is_one_call(flow: FlowRef) -> bool:
     return flow.module.startswith("kitaru.runtime.calls.") and flow.name == "llm"
 
 
-async def recorded_call(runtime: Runtime, run: str) -> Flow[..., Any]:
+async def recorded_call(runtime: Core, run: str) -> Flow[..., Any]:
     """The flow of a run that is a model call of its own, made from its log.
 
     Raises:

@@ -214,10 +214,10 @@ class LlmWork(Work):
         if call.place is not None:
             wait_for(call)
             return
-        from kitaru.runtime.default import default_runtime
+        from kitaru.runtime.default import default_core
 
         try:
-            call.settle(default_runtime().background(self._alone()).result())
+            call.settle(default_core().background(self._alone()).result())
         except Exception as error:
             call.fail(error)
 

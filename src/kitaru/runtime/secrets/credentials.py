@@ -172,9 +172,9 @@ def _vault() -> Vault:
     place = here.get()
     if place is not None:
         return place.execution.secrets.vault
-    from kitaru.runtime.default import default_runtime
+    from kitaru.runtime.default import default_core
 
-    runtime = default_runtime()
+    runtime = default_core()
     runtime.open_now()
     return runtime.vault
 

@@ -20,6 +20,7 @@ from kitaru.store.protocol import Sealed, SealedAt, SecretRow
 
 if TYPE_CHECKING:
     from kitaru.adapters.secret import SecretStr
+    from kitaru.runtime.core import Core
     from kitaru.runtime.runtime import Runtime
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,127}")
@@ -102,7 +103,7 @@ class SecretSummary(msgspec.Struct, frozen=True, kw_only=True):
     updated: float
 
 
-def get_secret(name_or_id: str, *, runtime: Runtime | None = None) -> Secret:
+def get_secret(name_or_id: str, *, runtime: Runtime | Core | None = None) -> Secret:
     """Read a secret. Its values are then never recorded: a boundary that would is an error.
 
     Call it where the value is used, in a flow or checkpoint, in sync or async code, or outside any run.
@@ -121,12 +122,12 @@ def get_secret(name_or_id: str, *, runtime: Runtime | None = None) -> Secret:
     return Secret(row.name, row.id, read(vault, row), row.private)
 
 
-def describe_secret(name_or_id: str, *, runtime: Runtime | None = None) -> SecretSummary:
+def describe_secret(name_or_id: str, *, runtime: Runtime | Core | None = None) -> SecretSummary:
     """What may be shown of a secret: nothing is opened, and no key is needed. Raises as `get_secret` does."""
     return summary(find(_vault(runtime), name_or_id))
 
 
-def list_secrets(*, runtime: Runtime | None = None) -> list[SecretSummary]:
+def list_secrets(*, runtime: Runtime | Core | None = None) -> list[SecretSummary]:
     """The secrets that this user may see, by name.
 
     Args:
@@ -136,7 +137,7 @@ def list_secrets(*, runtime: Runtime | None = None) -> list[SecretSummary]:
 
 
 def create_secret(
-    name: str, values: Mapping[str, str], *, private: bool = True, runtime: Runtime | None = None
+    name: str, values: Mapping[str, str], *, private: bool = True, runtime: Runtime | Core | None = None
 ) -> SecretSummary:
     """Store a new secret.
 
@@ -154,7 +155,7 @@ def create_secret(
 
 
 def set_secret(
-    name_or_id: str, values: Mapping[str, str], *, private: bool | None = None, runtime: Runtime | None = None
+    name_or_id: str, values: Mapping[str, str], *, private: bool | None = None, runtime: Runtime | Core | None = None
 ) -> SecretSummary:
     """Store a secret, or set the named values of one that is there.
 
@@ -170,7 +171,7 @@ def set_secret(
     return put(_vault(runtime), name_or_id, values, private=private)
 
 
-def delete_secret(name_or_id: str, *, runtime: Runtime | None = None) -> SecretSummary:
+def delete_secret(name_or_id: str, *, runtime: Runtime | Core | None = None) -> SecretSummary:
     """Delete a secret for good. Gives what it was, without values.
 
     Raises:
@@ -185,7 +186,7 @@ def delete_secret(name_or_id: str, *, runtime: Runtime | None = None) -> SecretS
     return summary(row)
 
 
-def rekey(*, runtime: Runtime | None = None) -> tuple[int, int, str]:
+def rekey(*, runtime: Runtime | Core | None = None) -> tuple[int, int, str]:
     """Seal everything anew under another key: `KITARU_SECRET_KEY` where it is set, else a fresh one.
 
     Returns:
@@ -198,16 +199,19 @@ def rekey(*, runtime: Runtime | None = None) -> tuple[int, int, str]:
 # -- below the public functions ----------------------------------------------------------------------------------------
 
 
-def _vault(runtime: Runtime | None) -> Vault:
+def _vault(runtime: Runtime | Core | None) -> Vault:
+    from kitaru.runtime.core import core_of
+
     if runtime is None:
         place = here.get()
         if place is not None:
             return place.execution.secrets.vault
-        from kitaru.runtime.default import default_runtime
+        from kitaru.runtime.default import default_core
 
-        runtime = default_runtime()
-    runtime.open_now()
-    return runtime.vault
+        runtime = default_core()
+    core = core_of(runtime)
+    core.open_now()
+    return core.vault
 
 
 def summary(row: SecretRow) -> SecretSummary:

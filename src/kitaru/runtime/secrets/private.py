@@ -22,9 +22,9 @@ from kitaru.store.protocol import Held
 
 if TYPE_CHECKING:
     from kitaru.adapters.secret import SecretStr
+    from kitaru.runtime.core import Core
     from kitaru.runtime.execution import Execution
     from kitaru.runtime.flow import FlowWork
-    from kitaru.runtime.runtime import Runtime
     from kitaru.store.events import RunStarted
 
 
@@ -254,7 +254,7 @@ def hidden(value: SecretStr) -> object:
 
 
 async def encoded_inputs(
-    runtime: Runtime, work: FlowWork, named: dict[str, Any], secrets: RunSecrets
+    runtime: Core, work: FlowWork, named: dict[str, Any], secrets: RunSecrets
 ) -> tuple[bytes, bytes]:
     """A run's inputs by name, encoded, and their fingerprint.
 
@@ -289,7 +289,7 @@ async def encoded_inputs(
 
 
 async def of_new_run(
-    runtime: Runtime,
+    runtime: Core,
     run: str,
     data: bytes,
     *,
@@ -331,7 +331,7 @@ async def of_new_run(
 
 
 async def of_fork(
-    runtime: Runtime,
+    runtime: Core,
     source: RunStarted,
     source_run: str,
     work: FlowWork,
@@ -370,7 +370,7 @@ async def of_fork(
     return await of_new_run(runtime, given.run, data, image=image, parent=None, inputs=inputs)
 
 
-async def of_known_run(runtime: Runtime, run: str, started: RunStarted, image: ImageSettings) -> RunSecrets:
+async def of_known_run(runtime: Core, run: str, started: RunStarted, image: ImageSettings) -> RunSecrets:
     """The secrets of a run that goes on.
 
     Args:

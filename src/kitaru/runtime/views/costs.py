@@ -14,6 +14,7 @@ import msgspec
 
 from kitaru.errors import DecodeError, KitaruError, NotFoundError, UsageError
 from kitaru.runtime.calls.tries import ABOUT_TRIES, Tries
+from kitaru.runtime.core import core_of
 from kitaru.runtime.views.readable import UNREADABLE, readable
 from kitaru.store import codec
 from kitaru.store.events import (
@@ -36,6 +37,7 @@ from kitaru.store.events import (
 from kitaru.store.protocol import Recorded, RunRow
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.runtime import Runtime
 
 By: TypeAlias = Literal["model", "flow", "run", "day", "alias"]
@@ -102,7 +104,7 @@ class Costs(msgspec.Struct, frozen=True):
     damaged: tuple[str, ...] = ()
 
 
-async def costs(runtime: Runtime, *, by: By = "model", since: float | None = None) -> Costs:
+async def costs(runtime: Runtime | Core, *, by: By = "model", since: float | None = None) -> Costs:
     """Return what the calls of all runs cost. A pruned run's calls are gone with its log.
 
     Args:
@@ -115,6 +117,7 @@ async def costs(runtime: Runtime, *, by: By = "model", since: float | None = Non
     """
     if by not in BY:
         raise UsageError(f"costs cannot be listed by {by!r}", hint=f"They can by {', '.join(BY)}.")
+    runtime = core_of(runtime)
     tally = _Tally(by, since)
     sources = _Sources(runtime)
     damaged: list[str] = []
@@ -408,7 +411,7 @@ class _Source(msgspec.Struct, frozen=True):
 class _Sources:
     """Finds the calls that a reused checkpoint or child run had made, through replays of replays."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Core) -> None:
         self._runtime = runtime
         self._read: dict[str, _Source] = {}
 

@@ -61,8 +61,8 @@ from kitaru.store.names import new_run_id
 from kitaru.store.protocol import Recorded, RunRow
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.handle import RunHandle
-    from kitaru.runtime.runtime import Runtime
 
 VALUES: Final = frozenset({"now", "uuid", "random", "log"})
 """Kinds of boundaries that are values rather than steps."""
@@ -204,7 +204,7 @@ async def park(handle: RunHandle[Any], reason: str) -> None:
     await handle.park()
 
 
-async def view(runtime: Runtime, run: str) -> RunView:
+async def view(runtime: Core, run: str) -> RunView:
     """A run as its log tells it.
 
     Args:
@@ -249,7 +249,7 @@ async def view(runtime: Runtime, run: str) -> RunView:
     return shown
 
 
-async def step(runtime: Runtime, run: str, selector: str) -> StepView:
+async def step(runtime: Core, run: str, selector: str) -> StepView:
     """One boundary of a run.
 
     Args:
@@ -424,7 +424,7 @@ def _size(blob: Blob) -> int:
 # -- what the run was told and what became of it -----------------------------------------------------------------------
 
 
-async def _add_failures(runtime: Runtime, events: Iterable[Recorded], found: Iterable[BoundaryView]) -> None:
+async def _add_failures(runtime: Core, events: Iterable[Recorded], found: Iterable[BoundaryView]) -> None:
     wanted = {shown.key: shown for shown in found if shown.state in ("failed", "retrying", "to run again")}
     for recorded in events:
         event = recorded.event
@@ -432,7 +432,7 @@ async def _add_failures(runtime: Runtime, events: Iterable[Recorded], found: Ite
             wanted[event.key].failure = await failure_of(runtime, event.error)
 
 
-async def _add_tools(runtime: Runtime, events: Iterable[Recorded], found: Iterable[BoundaryView]) -> None:
+async def _add_tools(runtime: Core, events: Iterable[Recorded], found: Iterable[BoundaryView]) -> None:
     wanted = {b.key: b for b in found if b.llm is not None and b.llm.whole and b.llm.finish == "tool_calls"}
     for recorded in events:
         event = recorded.event
@@ -442,7 +442,7 @@ async def _add_tools(runtime: Runtime, events: Iterable[Recorded], found: Iterab
             wanted[event.key].tools = await tools_called(runtime, event)
 
 
-async def _logs(runtime: Runtime, events: Iterable[Recorded]) -> list[tuple[str, dict[str, object]]]:
+async def _logs(runtime: Core, events: Iterable[Recorded]) -> list[tuple[str, dict[str, object]]]:
     """The metadata of `kitaru.log`, with the key that it was logged under."""
     logs: dict[str, dict[str, object]] = {}
     copies = {r.seq: r.event for r in events if isinstance(r.event, Copied)}
@@ -467,7 +467,7 @@ def _attach(shown: RunView, key: str, metadata: dict[str, object]) -> None:
     shown.metadata = {**shown.metadata, **metadata}
 
 
-async def _response(runtime: Runtime, event: LlmCompleted) -> object:
+async def _response(runtime: Core, event: LlmCompleted) -> object:
     try:
         response = await runtime.value(event.response)
         outcome = await runtime.value(event.outcome) if needs_outcome(response) else b""
@@ -494,7 +494,7 @@ def fresh_run_id() -> str:
     return new_run_id()
 
 
-async def flow_ref(runtime: Runtime, run: str) -> FlowRef:
+async def flow_ref(runtime: Core, run: str) -> FlowRef:
     """Where a run's flow lives.
 
     Raises:
@@ -503,7 +503,7 @@ async def flow_ref(runtime: Runtime, run: str) -> FlowRef:
     return (await runtime.first_event(run)).flow
 
 
-async def opening_view(runtime: Runtime, run: str) -> RunView:
+async def opening_view(runtime: Core, run: str) -> RunView:
     """A run as it was asked for, without its boundaries: quick, however long its log."""
     row = await runtime.store.run(run)
     started = await runtime.first_event(run)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 import msgspec
 
 from kitaru.errors import AmbiguousError, KitaruError, NotFoundError
+from kitaru.runtime.reading import RunStatus
 from kitaru.runtime.views.inspect import VALUES, boundaries, sleeps_until, spent, status_of
 from kitaru.runtime.views.measures import Steps, counted, seconds_of
 from kitaru.runtime.views.readable import UNREADABLE, readable
@@ -19,9 +20,9 @@ from kitaru.store.events import FINISHED, HELD, STUCK, RunFailed
 from kitaru.store.protocol import Recorded, RunRow
 
 if TYPE_CHECKING:
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
 
-STATUSES: Final = ("running", "parked", "interrupted", "stuck", "completed", "failed", "cancelled", "pruned")
+STATUSES: Final[tuple[str, ...]] = get_args(RunStatus)
 _SHORT: Final = 8
 _GENERATED: Final = re.compile(r"[a-z2-7]{16}")
 _ENOUGH: Final = 20_000
@@ -66,7 +67,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 async def listing(
-    runtime: Runtime,
+    runtime: Core,
     *,
     status: Sequence[str] = (),
     flow: str | None = None,
@@ -91,7 +92,7 @@ async def listing(
     return found
 
 
-async def _listed(runtime: Runtime, row: RunRow, events: list[Recorded], damage: str) -> Listed:
+async def _listed(runtime: Core, row: RunRow, events: list[Recorded], damage: str) -> Listed:
     status = status_of(row)
     short = await _short(runtime, row.id)
     seconds = seconds_of(events, row) if events else max(0.0, row.updated - row.created)
@@ -111,7 +112,7 @@ def _steps(events: list[Recorded], row: RunRow) -> tuple[Steps | None, Decimal |
     return counted(b.state for b in found if not b.inside), spent(found)
 
 
-async def _note(runtime: Runtime, row: RunRow, events: list[Recorded], short: str, damage: str) -> str:
+async def _note(runtime: Core, row: RunRow, events: list[Recorded], short: str, damage: str) -> str:
     parts = [f"damaged: {damage}; kitaru verify {short}"] if damage else []
     if row.origin is not None:
         parts.append(f"replay of {await _short(runtime, row.origin)}")
@@ -138,7 +139,7 @@ async def _note(runtime: Runtime, row: RunRow, events: list[Recorded], short: st
     return "; ".join(parts)
 
 
-async def _short(runtime: Runtime, run: str) -> str:
+async def _short(runtime: Core, run: str) -> str:
     if _GENERATED.fullmatch(run) is None:
         return run
     for length in range(_SHORT, len(run), 2):

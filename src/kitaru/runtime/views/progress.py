@@ -25,7 +25,7 @@ from kitaru.store.events import (
 )
 
 if TYPE_CHECKING:
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class Told(msgspec.Struct, frozen=True):
     """When a sleep is over."""
 
 
-async def news(runtime: Runtime, run: str, after: int, timeout: float) -> tuple[int, list[Told]]:
+async def news(runtime: Core, run: str, after: int, timeout: float) -> tuple[int, list[Told]]:
     """What has happened in a run since an event.
 
     Args:
@@ -63,7 +63,7 @@ async def news(runtime: Runtime, run: str, after: int, timeout: float) -> tuple[
     return after, told
 
 
-async def _told(runtime: Runtime, event: AnyEvent) -> Told | None:
+async def _told(runtime: Core, event: AnyEvent) -> Told | None:
     if isinstance(event, Boundary) and event.kind in VALUES:
         return None
     if isinstance(event, LlmRequested):

@@ -10,7 +10,7 @@ from kitaru.store.events import BoundaryEvent, Copied, Reused
 from kitaru.store.protocol import Problem, Recorded
 
 if TYPE_CHECKING:
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
 
 UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
 """What reading a value raises where its bytes were altered so that they still decode."""
@@ -18,7 +18,7 @@ UNREADABLE: Final = (msgspec.MsgspecError, ValueError, TypeError, LookupError, A
 _COPIED: Final = msgspec.msgpack.Decoder(BoundaryEvent)
 
 
-async def readable(runtime: Runtime, run: str) -> tuple[list[Recorded], str]:
+async def readable(runtime: Core, run: str) -> tuple[list[Recorded], str]:
     """The events of a run that can be read, in order, and what is damaged.
 
     Args:

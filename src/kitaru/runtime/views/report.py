@@ -12,6 +12,7 @@ from kitaru.errors import KitaruError, NotFoundError
 from kitaru.runtime import history as histories
 from kitaru.runtime.calls.answered import outcome_of
 from kitaru.runtime.children import child_id
+from kitaru.runtime.core import core_of
 from kitaru.runtime.history import History
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.replay import TIMERS, Record
@@ -24,6 +25,7 @@ from kitaru.store.events import Blob, LlmCompleted, RunCancelled, RunCompleted, 
 from kitaru.store.protocol import Recorded
 
 if TYPE_CHECKING:
+    from kitaru.runtime.core import Core
     from kitaru.runtime.fork import Fork
     from kitaru.runtime.runtime import Runtime
 
@@ -80,12 +82,13 @@ class ReplayReport(msgspec.Struct, frozen=True):
     differences: tuple[str, ...] = ()
 
 
-async def report(runtime: Runtime, source: str, fork: str) -> ReplayReport:
+async def report(runtime: Runtime | Core, source: str, fork: str) -> ReplayReport:
     """What the replay `fork` of `source` reused, executed, moved, dropped and was told.
 
     Raises:
         NotFoundError: One of them does not exist.
     """
+    runtime = core_of(runtime)
     before, after = await runtime.events(source), await runtime.events(fork)
     past, present = histories.read(source, before), histories.read(fork, after)
     ended = _end(after)
@@ -94,7 +97,7 @@ async def report(runtime: Runtime, source: str, fork: str) -> ReplayReport:
     return await _report(runtime, past, present, before, after, lines)
 
 
-async def dry_report(runtime: Runtime, fork: Fork) -> ReplayReport:
+async def dry_report(runtime: Core, fork: Fork) -> ReplayReport:
     """What a dry run found: what would run and what it cost last time, and what it could not look behind."""
     before = await runtime.events(fork.source)
     past = histories.read(fork.source, before)
@@ -128,7 +131,7 @@ class _Compared:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: Core,
         past: History,
         present: History,
         had_cost: Mapping[str, Decimal | None],
@@ -313,7 +316,7 @@ def _cost(record: Record | None, costs: Mapping[str, Decimal | None]) -> Decimal
 
 
 async def _report(
-    runtime: Runtime,
+    runtime: Core,
     past: History,
     present: History | None,
     before: list[Recorded],
@@ -363,7 +366,7 @@ def _end(events: list[Recorded]) -> RunCompleted | RunFailed | RunCancelled | No
     return end if isinstance(end, _ENDS) else None
 
 
-async def _result(runtime: Runtime, end: RunCompleted | RunFailed | RunCancelled | None) -> object:
+async def _result(runtime: Core, end: RunCompleted | RunFailed | RunCancelled | None) -> object:
     if isinstance(end, RunCompleted):
         return await _displayed(runtime, end.outcome)
     if isinstance(end, RunFailed):
@@ -372,7 +375,7 @@ async def _result(runtime: Runtime, end: RunCompleted | RunFailed | RunCancelled
     return None
 
 
-async def _displayed(runtime: Runtime, blob: Blob) -> object:
+async def _displayed(runtime: Core, blob: Blob) -> object:
     try:
         return codec.display(await runtime.value(blob)) if blob else None
     except KitaruError as error:

@@ -22,7 +22,7 @@ from kitaru.store.events import (
 )
 
 if TYPE_CHECKING:
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class Result(msgspec.Struct, frozen=True):
     result: object
 
 
-async def result(runtime: Runtime, run: str, selector: str | None = None) -> Result:
+async def result(runtime: Core, run: str, selector: str | None = None) -> Result:
     """The result of a run, or the outcome of one of its steps.
 
     Args:
@@ -57,7 +57,7 @@ async def result(runtime: Runtime, run: str, selector: str | None = None) -> Res
     return Result(run, None, await shown_value(runtime, end.outcome))
 
 
-async def _outcome(runtime: Runtime, run: str, key: str, events: Sequence[BoundaryEvent | Overridden]) -> object:
+async def _outcome(runtime: Core, run: str, key: str, events: Sequence[BoundaryEvent | Overridden]) -> object:
     error: KitaruError = RunError(f"{key} of run {run} has no outcome yet", hint=f"Look at it: kitaru show {run} {key}")
     for event in reversed(events):
         if isinstance(event, StepCompleted | LlmCompleted):

@@ -16,7 +16,7 @@ from kitaru.store import codec
 from kitaru.store.events import Blob, LlmCompleted, StepCompleted
 
 if TYPE_CHECKING:
-    from kitaru.runtime.runtime import Runtime
+    from kitaru.runtime.core import Core
 
 _FRAME: Final = re.compile(
     r'^[ |]+File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>.+)\n(?:[ |]{4,}(?P<code>.+)\n)?', re.MULTILINE
@@ -35,7 +35,7 @@ class Failure(msgspec.Struct, frozen=True):
     code: str = ""
 
 
-async def shown_value(runtime: Runtime, blob: Blob) -> object:
+async def shown_value(runtime: Core, blob: Blob) -> object:
     """An encoded value as JSON shows it.
 
     Raises:
@@ -44,19 +44,19 @@ async def shown_value(runtime: Runtime, blob: Blob) -> object:
     return codec.display(await runtime.value(blob)) if blob else None
 
 
-async def outcome_of(runtime: Runtime, event: StepCompleted | LlmCompleted) -> object:
+async def outcome_of(runtime: Core, event: StepCompleted | LlmCompleted) -> object:
     """As `shown_value`, for what a boundary gave."""
     if not isinstance(event, LlmCompleted) or not event.llm.whole:
         return await shown_value(runtime, event.outcome)
     return codec.display(codec.encode(reply_of(await runtime.value(event.outcome), event.llm)))
 
 
-async def displayed(runtime: Runtime, blob: Blob) -> object:
+async def displayed(runtime: Core, blob: Blob) -> object:
     """As `shown_value`; an artifact that cannot be read is shown as that."""
     return await _or_unreadable(shown_value(runtime, blob))
 
 
-async def outcome_shown(runtime: Runtime, event: StepCompleted | LlmCompleted) -> object:
+async def outcome_shown(runtime: Core, event: StepCompleted | LlmCompleted) -> object:
     """As `outcome_of`; an artifact that cannot be read is shown as that."""
     return await _or_unreadable(outcome_of(runtime, event))
 
@@ -68,7 +68,7 @@ async def _or_unreadable(value: Awaitable[object]) -> object:
         return {"unreadable": error.message}
 
 
-async def tools_called(runtime: Runtime, event: LlmCompleted) -> tuple[str, ...]:
+async def tools_called(runtime: Core, event: LlmCompleted) -> tuple[str, ...]:
     """The tools that a model's whole answer calls."""
     if not event.llm.whole or event.llm.finish != "tool_calls":
         return ()
@@ -79,7 +79,7 @@ async def tools_called(runtime: Runtime, event: LlmCompleted) -> tuple[str, ...]
     return tuple(call.name for call in reply.tool_calls)
 
 
-async def conversation_of(runtime: Runtime, blob: Blob) -> tuple[list[dict[str, Any]], object]:
+async def conversation_of(runtime: Core, blob: Blob) -> tuple[list[dict[str, Any]], object]:
     """The messages of a model call and its settings, from its encoded inputs."""
     try:
         data: Any = codec.decoder()(await runtime.value(blob))
@@ -90,7 +90,7 @@ async def conversation_of(runtime: Runtime, blob: Blob) -> tuple[list[dict[str, 
     return [dict(message) for message in messages], settings
 
 
-async def failure_of(runtime: Runtime, blob: Blob) -> Failure:
+async def failure_of(runtime: Core, blob: Blob) -> Failure:
     """A recorded exception, with the last line of its traceback that is the project's own code."""
     try:
         data = await runtime.value(blob)
@@ -118,7 +118,7 @@ def is_own(file: str) -> bool:
     return not file.startswith((_PACKAGE, "<", f"{_STDLIB}/")) and "site-packages" not in file
 
 
-async def traceback_of(runtime: Runtime, blob: Blob) -> str:
+async def traceback_of(runtime: Core, blob: Blob) -> str:
     """A recorded exception's traceback, with its causes."""
     try:
         return codec.format_exception(await runtime.value(blob))
