@@ -42,6 +42,11 @@ SMALL: dict[str, Node] = {
         [["step", 1, 1], ["shared", 2, 4, 0], ["shared", 3, 4, 0]],
     ],
     "coroutines given to asyncio.as_completed": ["completed", 1, [["submit", 2, 1], ["step", 3, 1], ["fail", 4, 1]]],
+    "coroutines given to asyncio.as_completed that end at once": [
+        "completed",
+        1,
+        [["forgotten", 2, 3], ["forgotten", 3, 1], ["forgotten", 4, 3]],
+    ],
     "a large outcome beside a small one": ["gather", 1, [["big", 2, 1], ["step", 3, 1], ["big", 4, 1], ["step", 5, 1]]],
     "an outcome that the flow gives up before its turn": [
         "try",

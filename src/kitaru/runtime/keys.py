@@ -52,8 +52,8 @@ class Place:
         self.inside = inside
         self.thread = thread
         self.counts: dict[str, int] | None = None
-        self.reserved: dict[int, Place] = {}
-        """Places kept, by the id of their coroutine, for tasks that are about to be born."""
+        self.reserved: dict[int, tuple[object, asyncio.Future[Any]]] = {}
+        """Coroutines that are about to be asked for as tasks, by their id, and those tasks."""
 
     def key(self, name: str) -> str:
         """The key of the next boundary called `name` here."""
@@ -174,27 +174,20 @@ def _factory_after(before: TaskFactory | None) -> TaskFactory:
     # An eager factory would run a task's first step inside its creator, before it has a path.
     within = None if _is_eager(before) else before
 
-    def factory(
+    def made(
+        place: Place,
         loop: asyncio.AbstractEventLoop,
         coro: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
-        *,
-        context: Context | None = None,
-        **options: Any,
+        context: Context | None,
+        options: dict[str, Any],
     ) -> asyncio.Future[Any]:
-        place = here.get() if context is None else context.get(here)
-        if place is None:
-            if before is not None:
-                if context is not None:
-                    options["context"] = context
-                return before(loop, coro, **options)
-            return asyncio.Task(coro, loop=loop, context=context, **options)
         path = ""
         if getattr(coro, "keyed", False):
             path = getattr(coro, "key", "")
         else:
             if place.inside is None:
                 context = copy_context() if context is None else context.copy()
-                own = _place_of(coro, place)
+                own = place.child(_task_name(coro, place))
                 context.run(here.set, own)
                 path = own.prefix
             if isinstance(coro, Coroutine):
@@ -215,6 +208,31 @@ def _factory_after(before: TaskFactory | None) -> TaskFactory:
             place.execution.tasks.add(task)
         return task
 
+    def factory(
+        loop: asyncio.AbstractEventLoop,
+        coro: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
+        *,
+        context: Context | None = None,
+        **options: Any,
+    ) -> asyncio.Future[Any]:
+        place = here.get() if context is None else context.get(here)
+        if place is None:
+            if before is not None:
+                if context is not None:
+                    options["context"] = context
+                return before(loop, coro, **options)
+            return asyncio.Task(coro, loop=loop, context=context, **options)
+        if place.inside is None:
+            if id(coro) not in place.reserved:
+                # One after the other, in the order in which the flow named them.
+                for one in _given_to_as_completed():
+                    if isinstance(one, Coroutine) and id(one) not in place.reserved:
+                        place.reserved[id(one)] = one, made(place, loop, one, context, dict(options))
+            _, born = place.reserved.pop(id(coro), (None, None))
+            if born is not None:
+                return born
+        return made(place, loop, coro, context, options)
+
     factory.kitaru = True  # type: ignore[attr-defined]  # marks our own, so that it is installed once a loop
     return factory
 
@@ -225,19 +243,10 @@ def closes_generator(task: asyncio.Future[Any]) -> bool:
     return type(getattr(coro, "_inner", coro)).__name__ == "async_generator_athrow"
 
 
-def _place_of(coro: object, parent: Place) -> Place:
-    """The place of a task's own, taken in the order in which its creator named the coroutines."""
-    given = _given_to_as_completed()
-    for one in given:
-        if isinstance(one, Coroutine) and not getattr(one, "keyed", False) and id(one) not in parent.reserved:
-            parent.reserved[id(one)] = parent.child(_task_name(one, parent))
-    return parent.reserved.pop(id(coro), None) or parent.child(_task_name(coro, parent))
-
-
 def _given_to_as_completed() -> Sequence[object]:
     # asyncio.as_completed makes a set of what it is given, whose order is that of addresses in memory, and then tasks.
     # What it was given stands in its frame; a set or a used-up iterator has no order to find there.
-    frame: FrameType | None = sys._getframe(3)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_code.co_filename in _ASYNCIO:
         code = frame.f_code
         if code in _AS_COMPLETED:
