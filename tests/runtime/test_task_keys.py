@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import kitaru
@@ -128,3 +129,18 @@ async def test_what_a_failed_map_with_a_limit_never_came_to_is_not_complained_of
     with pytest.raises(ValueError, match="no 0"):
         await (await runtime.start(mapped)).result()
     gc.collect()
+
+
+async def test_a_task_of_an_anyio_group_is_named_by_its_function(runtime: Runtime) -> None:
+    @flow
+    async def grouped() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(twice, 1)
+            group.start_soon(twice, 2)
+
+    await (await runtime.start(grouped.options(run_id="r"))).result()
+    assert sorted(await keys_of(runtime, "r", StepCompleted)) == ["~twice/step", "~twice[1]/step"]
+
+
+async def twice(number: int) -> int:
+    return await step(number)

@@ -286,11 +286,19 @@ def named_after(work: object, wrapper: Coroutine[Any, Any, T]) -> Coroutine[Any,
 
 
 def _task_name(coro: object, parent: Place) -> str:
-    name = _qualname(coro)
-    if parent.execution.keys >= OWN_NAMES:
-        # Not of the functions around it: it may be moved out of them.
-        name = name.rpartition("<locals>.")[2].strip("<>")
+    if parent.execution.keys < OWN_NAMES:
+        return "~" + _qualname(coro).translate(_PLAIN)
+    # Not of the functions around it: it may be moved out of them.
+    name = _qualname(_within_handle(coro)).rpartition("<locals>.")[2].strip("<>")
     return "~" + name.translate(_PLAIN)
+
+
+def _within_handle(coro: object) -> object:
+    """The coroutine that a task group of anyio was given, which since 4.14 runs inside one of the group's own."""
+    frame = getattr(coro, "cr_frame", None)
+    if frame is None or not getattr(coro, "__qualname__", "").startswith("TaskHandle."):
+        return coro
+    return getattr(frame.f_locals.get("self"), "_coro", coro)
 
 
 def _qualname(coro: object) -> str:
