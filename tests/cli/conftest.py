@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -192,15 +193,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def kitaru(folder: Path, capsys: pytest.CaptureFixture[str]) -> Kitaru:
+def kitaru(folder: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Kitaru]:
     """The command, in this process."""
+    logger = logging.getLogger("kitaru")
+    level = logger.level
 
     def call(*arguments: str) -> Done:
         capsys.readouterr()
         code = run_command(arguments)
         return Done(code, *capsys.readouterr())
 
-    return call
+    yield call
+    logger.setLevel(level)
 
 
 class Command:

@@ -56,7 +56,7 @@ def test_an_interrupt_parks_the_run(command: type[Command], kitaru: Kitaru, numb
         running.signal(number)
         done = running.end()
     assert (done.code, done.out) == (130, "")
-    assert done.err.endswith("Parked w. Go on with: kitaru resume w\n")
+    assert done.err.endswith("Parked w. Resume it: kitaru resume w\n")
     assert kitaru("show", "w", "--json").json["status"] == "parked"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from kitaru import Runtime
+from kitaru.runtime.loader import load_spec
 from tests.cli.conftest import FLOWS, Kitaru
 
 
@@ -53,7 +56,7 @@ def test_an_edited_step_is_executed_and_its_change_is_told(kitaru: Kitaru, edite
 
 def test_from_runs_a_step_and_all_after_it(kitaru: Kitaru, source: str, folder: Path) -> None:
     done = kitaru("replay", source, "--from", "fetch[1]")
-    assert (done.out.count("executed  "), done.out.count("asked to run again, output same")) == (2, 2)
+    assert (done.out.count("executed  "), done.out.count("selected by --from, output same")) == (2, 2)
     assert (folder / "ran.txt").read_text().split()[3:] == ["fetch1", "fetch2"]
 
 
@@ -109,12 +112,13 @@ def test_a_dry_run_says_what_would_run_and_runs_nothing(kitaru: Kitaru, edited: 
     ("arguments", "code", "says"),
     [
         (["--from", "nope"], 3, "no boundary 'nope'"),
-        (["--from", "fetch"], 3, "fits 3 boundaries"),
+        (["--from", "fetch"], 3, "matches 3 boundaries"),
         (["--override", "fetch[1]=oops"], 2, "is not JSON"),
         (["--override", "fetch[1]"], 2, "is not NAME=VALUE"),
         (["--input", "nope=1"], 2, "no input 'nope'"),
         (["--input", "count=many"], 2, "count: Expected `int`"),
         (["--verify", "--dry-run"], 2, "exclude each other"),
+        (["--model", "openai/a=nowhere"], 2, "'nowhere' is no alias"),
     ],
 )
 def test_a_wrong_option_of_a_replay_is_said_so(
@@ -123,6 +127,7 @@ def test_a_wrong_option_of_a_replay_is_said_so(
     done = kitaru("replay", source, *arguments)
     assert done.code == code
     assert says in done.err
+    assert len(kitaru("runs", "--json").json["runs"]) == 1
 
 
 def test_a_failing_replay_ends_with_1_and_names_its_run(kitaru: Kitaru) -> None:
@@ -139,13 +144,36 @@ def test_show_names_the_source_of_a_replay(kitaru: Kitaru, source: str) -> None:
     assert re.search(r"fetch +↷ reused .*from source", out)
 
 
-MOVED = FLOWS.replace("async def broken(", "async def mended_flow(").replace("async def waits(", "async def rests(")
+PAUSES = """
+
+@flow
+async def pauses() -> str:
+    return await pause()
+
+
+@checkpoint
+async def pause() -> str:
+    if not os.path.exists("mended"):
+        await asyncio.sleep(600)
+    return "mended"
+"""
+MOVED = (
+    (FLOWS + PAUSES)
+    .replace("async def broken(", "async def mended_flow(")
+    .replace("async def pauses(", "async def rests(")
+)
+
+
+async def _parked(spec: str, run: str) -> None:
+    async with Runtime() as runtime:
+        await runtime.start(load_spec(spec).options(run_id=run))
 
 
 @pytest.mark.parametrize("words", [("replay",), ("retry",), ("resume",)], ids=lambda words: words[0])
 def test_a_flow_that_moved_and_was_renamed_is_named(kitaru: Kitaru, folder: Path, words: tuple[str, ...]) -> None:
     if words == ("resume",):
-        kitaru("run", "flows.py:pages", "-i", "count=2", "--run-id", "source")
+        (folder / "flows.py").write_text(FLOWS + PAUSES, encoding="utf-8")
+        asyncio.run(_parked("flows.py:pauses", "source"))
     else:
         kitaru("run", "flows.py:broken", "-i", "name=step", "--run-id", "source")
     (folder / "flows.py").unlink()
@@ -156,10 +184,10 @@ def test_a_flow_that_moved_and_was_renamed_is_named(kitaru: Kitaru, folder: Path
     lost = kitaru(*words, "source")
     assert lost.code == 3
     assert "--flow FILE:FLOW" in lost.err
-    flow = "pages" if words == ("resume",) else "mended_flow"
+    flow = "rests" if words == ("resume",) else "mended_flow"
     done = kitaru(*words, "source", "--flow", f"moved.py:{flow}", "--json")
     assert done.code == 0, done.err
-    assert (folder / "ran.txt").read_text().split() == ["fetch0", "fetch1"] if flow == "pages" else ["fetch1"]
+    assert flow == "rests" or (folder / "ran.txt").read_text().split() == ["fetch1"]
 
 
 def test_a_dry_run_checks_an_override_and_names_it(kitaru: Kitaru, edited: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kitaru.adapters.standin import StandInServer
-from tests.cli.conftest import Kitaru
+from tests.cli.conftest import FLOWS, Kitaru
 
 
 def test_run_prints_a_text_as_it_is_and_nothing_else_on_stdout(kitaru: Kitaru) -> None:
@@ -139,6 +139,17 @@ def test_a_failed_run_names_the_exception_its_line_and_the_way_on(kitaru: Kitaru
     assert "Traceback" not in done.err
 
 
+def test_a_value_that_cannot_be_recorded_is_named_by_its_class_alone(kitaru: Kitaru, folder: Path) -> None:
+    text = FLOWS + "\n\nclass Client:\n    pass\n\n\n@checkpoint\nasync def make() -> object:\n    return [Client()]\n"
+    (folder / "odd.py").write_text(
+        text + "\n\n@flow\nasync def odd() -> object:\n    return await make()\n", encoding="utf-8"
+    )
+    done = kitaru("run", "odd.py:odd")
+    assert "EncodeError: the result of make(): value[0] is a Client, which cannot be recorded\n" in done.err
+    progress = next(line for line in done.err.splitlines() if "✗ failed" in line)
+    assert progress.endswith("is a Client, which cannot be recorded")
+
+
 def test_a_failed_run_under_json_is_one_error_document(kitaru: Kitaru) -> None:
     error = kitaru("run", "flows.py:broken", "-i", "name=pump", "--run-id", "b", "--json").error
     assert (error["code"], error["run"], error["type"]) == ("run_failed", "b", "ValueError")
@@ -162,6 +173,12 @@ def test_resume_of_a_completed_run_gives_its_result_again(kitaru: Kitaru) -> Non
     kitaru("run", "flows.py:cry", "-i", "text=ahoy")
     done = kitaru("resume", "last")
     assert (done.code, done.out) == (0, "ahoy!\n")
+
+
+def test_resume_of_a_completed_run_needs_no_code(kitaru: Kitaru, folder: Path) -> None:
+    kitaru("run", "flows.py:cry", "-i", "text=a", "--run-id", "r")
+    (folder / "flows.py").unlink()
+    assert kitaru("resume", "r").out == "a!\n"
 
 
 def test_resume_of_a_failed_run_points_to_retry(kitaru: Kitaru) -> None:
@@ -352,6 +369,17 @@ def test_events_prints_the_log_a_line_an_event(kitaru: Kitaru) -> None:
     assert (found[0]["type"], found[0]["inputs"]) == ("RunStarted", {"text": "a"})
     assert (found[-1]["type"], found[-1]["outcome"]) == ("RunCompleted", "a!")
     assert len(kitaru("events", "last").out.splitlines()) == len(found)
+
+
+@pytest.mark.parametrize("value", ["0", '""', "null", "false", "[]"])
+def test_events_prints_an_outcome_that_is_empty_or_zero(kitaru: Kitaru, folder: Path, value: str) -> None:
+    python = {"null": "None", "false": "False"}.get(value, value)
+    text = f"\n\n@checkpoint\nasync def step() -> object:\n    return {python}\n\n\n"
+    text += "@flow\nasync def outer() -> object:\n    return await step()\n"
+    (folder / "empty.py").write_text(FLOWS + text, encoding="utf-8")
+    kitaru("run", "empty.py:outer")
+    ends = [line for line in kitaru("events", "last").out.splitlines() if "Completed" in line]
+    assert [f'"outcome": {value}' in line for line in ends] == [True, True]
 
 
 def test_following_a_finished_runs_events_ends(kitaru: Kitaru) -> None:

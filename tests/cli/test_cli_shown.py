@@ -11,6 +11,7 @@ import pytest
 
 from kitaru import Runtime
 from kitaru.adapters.standin import StandInServer
+from kitaru.errors import RunCancelledError
 from kitaru.runtime.loader import load_spec
 from tests.cli.conftest import FLOWS, Kitaru
 
@@ -54,6 +55,38 @@ def test_a_sleeping_run_says_until_when(kitaru: Kitaru) -> None:
     assert re.search(f"sleep +… waiting +– +{until}", kitaru("show", "w").out)
     assert re.search(f"sleeps {until}", kitaru("runs").out)
     assert kitaru("runs", "--json").json["runs"][0]["until"] == kitaru("show", "w", "--json").json["until"]
+
+
+def test_a_cancelled_run_waits_for_nothing(kitaru: Kitaru, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = FLOWS + "\n\n@flow\nasync def both() -> None:\n"
+    text += "    await asyncio.gather(kitaru.sleep(7200), waits(7200.0))\n"
+    (folder / "both.py").write_text(text, encoding="utf-8")
+
+    async def cancelled() -> None:
+        async with Runtime() as runtime:
+            handle = await runtime.start(load_spec("both.py:both").options(run_id="w"))
+            kinds: list[str] = []
+            while not {"TimerSet", "ChildStarted"} <= set(kinds):
+                events = await runtime._core.store.watch("w", after=len(kinds), timeout=10)
+                kinds += [type(recorded.event).__name__ for recorded in events]
+            await handle.cancel("enough")
+            with pytest.raises(RunCancelledError):
+                await handle.result()
+
+    asyncio.run(cancelled())
+    shown = kitaru("show", "w").out
+    assert len(re.findall(r"(sleep|waits) +✗ cancelled +– +(child run \w+, )?with the run", shown)) == 2
+    assert kitaru("show", "w", "--json").json["until"] is None
+    assert "child.not_cancelled" not in caplog.text
+
+
+def test_a_long_result_is_cut_at_the_width_with_the_command_that_prints_it(
+    kitaru: Kitaru, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kitaru("run", "flows.py:cry", "-i", f"text={'tide ' * 60}", "--run-id", "r")
+    monkeypatch.setenv("COLUMNS", "200")
+    *_, result, command = kitaru("show", "r").out.splitlines()
+    assert (len(result), command) == (200, "  whole: kitaru result r")
 
 
 def test_a_groups_failure_names_the_inner_ones(kitaru: Kitaru, folder: Path) -> None:

@@ -165,7 +165,7 @@ async def test_what_this_code_cannot_decode_leaves_the_run_open(
 
     deploy(monkeypatch, "blue", error=False)
     for _ in range(2):
-        with pytest.raises(DecodeError, match="run tides cannot go on with this code") as caught:
+        with pytest.raises(DecodeError, match="run tides cannot resume with this code") as caught:
             await resumed(url, code(), "tides")
         assert "kitaru resume tides" in str(caught.value)
     async with Runtime(url, recover=False) as runtime:

@@ -213,7 +213,7 @@ async def test_an_outcome_that_cannot_be_recorded_fails_the_step_naming_its_path
 
     with pytest.raises(EncodeError) as caught:
         await run_of(runtime, body)
-    assert "make() returned what cannot be recorded" in str(caught.value)
+    assert "the result of make(): value" in str(caught.value)
     assert "client" in str(caught.value)
     assert [f.attempt for f in await of_type(runtime, "r", StepFailed)] == [1]
 

@@ -201,7 +201,7 @@ def list_models(
         colours.append(["green", "bold", "", colour, "dim", "red" if one.problem else "dim"])
     out.table(rows, colours=colours)
     if found.default_model:
-        out.note(f"KITARU_DEFAULT_MODEL={clean(found.default_model)}: calls that name no model ask this one.")
+        out.note(f"KITARU_DEFAULT_MODEL={clean(found.default_model)}: calls without model= use this model.")
     if found.gateway is not None:
         out.note(f"All calls go through the gateway at {clean(found.gateway.url.partition('?')[0])}.")
     return OK

@@ -168,10 +168,10 @@ class Output:
         except (OSError, ValueError):
             return None
 
-    def value(self, shown: object, width: int = 100) -> str:
+    def value(self, shown: object, width: int | None = None) -> str:
         """A value as JSON shows it, on one line; shortened on a terminal, whole elsewhere."""
         text = clean(self.json_text(shown))
-        return text if self.width is None else shortened(text, width)
+        return text if self.width is None else shortened(text, width or self.width)
 
     def table(
         self, rows: Sequence[Sequence[str]], *, colours: Sequence[Sequence[Colour]] = (), indent: int = 0, keep: int = 1

@@ -50,6 +50,6 @@ class Progress:
                 parts.append(until(one.until))
             parts += [f"warning: {clean(text)}" for text in one.warnings]
             if one.failure is not None:
-                parts.append(what(one.failure))
-            word = self._out.paint(f"{state_word(one.state):<10}", state_colour(one.state), err=True)
+                parts.append(what(one.failure, first_line=True))
+            word = self._out.paint(f"{state_word(one.state):<11}", state_colour(one.state), err=True)
             self._out.note(f"  {word}  " + "  ".join(part for part in parts if part))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from kitaru.cli import wording
-from kitaru.cli.output import Colour, Output, clean
+from kitaru.cli.output import Colour, Output, clean, width_of
 from kitaru.cli.wording import UNKNOWN, duration, money, state_colour, state_word
 
 if TYPE_CHECKING:
@@ -37,10 +37,15 @@ def where(failure: Failure) -> str:
     return clean(f"{short_path(failure.file)}:{failure.line}") + (f"  {clean(failure.code)}" if failure.code else "")
 
 
-def what(failure: Failure) -> str:
-    """A failure's type and message on one line."""
-    name = failure.type.removeprefix("kitaru.errors.").removeprefix("__main__.")
-    return clean(f"{name}: {failure.message}" if failure.message else name)
+def type_of(failure: Failure) -> str:
+    """The type of a failure, without the module where that says nothing."""
+    return failure.type.removeprefix("kitaru.errors.").removeprefix("__main__.")
+
+
+def what(failure: Failure, *, first_line: bool = False) -> str:
+    """A failure's type and message, or the first line of the message, on one line."""
+    message = failure.message.partition("\n")[0] if first_line else failure.message
+    return clean(f"{type_of(failure)}: {message}" if message else type_of(failure))
 
 
 def call_of(flow: str, inputs: object) -> str:
@@ -77,7 +82,10 @@ def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
     for note in view.deviations:
         out.line(f"  order   {clean(note)}")
     if view.status == "completed":
-        out.table([("result", out.value(view.result))], indent=_INDENT, colours=[["dim"]])
+        result = out.value(view.result)
+        out.table([("result", result)], indent=_INDENT, colours=[["dim"]])
+        if out.width is not None and _INDENT + len("result  ") + width_of(result) > out.width:
+            out.line(f"  whole: kitaru result {view.id}")
     if view.failure is not None:
         out.table([("error", what(view.failure))], indent=_INDENT, colours=[["dim", "red"]])
         if view.failure.file:
@@ -85,9 +93,11 @@ def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
     elif view.note:
         out.line(f"  {'reason':<6}  {clean(view.note)}")
     if doubtful := view.in_doubt:
-        calls = wording.count(len(doubtful), "call")
-        then = ", and will run again when the run goes on" if view.status in ("interrupted", "parked", "stuck") else ""
-        out.line(f"  {calls} in doubt: started, no outcome recorded; may have been billed{then}")
+        billed = any(b.kind == "llm" for b in doubtful)
+        calls = wording.count(len(doubtful), "call" if billed else "step")
+        then = ", and will run again on resume" if view.status in ("interrupted", "parked", "stuck") else ""
+        may = "may have been billed" if billed else "may have had effects"
+        out.line(f"  {calls} in doubt: started, no outcome recorded; {may}{then}")
     if view.help:
         out.line(f"  {view.help}")
 
@@ -155,9 +165,9 @@ def _details(out: Output, b: BoundaryView) -> str:
     if b.state == "reused":
         parts.append(f"from {b.reused_from}" + (f", there {clean(b.moved_from)}" if b.moved_from else ""))
     if b.state == "in doubt":
-        parts.append("may have been billed" if b.kind == "llm" else "may have happened")
+        parts.append("may have been billed" if b.kind == "llm" else "may have had effects")
     if b.state == "cancelled":
-        parts.append("by the flow")
+        parts.append("by the flow" if b.seconds is not None else "with the run")
     if b.failure is not None:
         parts.append(what(b.failure))
     if b.outcome_size and b.state in ("done", "reused", "overridden") and b.kind not in ("llm", "sleep", "timer"):
@@ -286,7 +296,7 @@ def show_report(out: Output, report: ReplayReport, *, dry: bool = False) -> None
     counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}
     said = ", ".join(f"{number} {verdict}" for verdict, number in counts.items()) or "no boundaries"
     if dry:
-        out.line(f"Would have: {said}. Nothing was executed or recorded.")
+        out.line(f"Dry run: {said}. Nothing was executed or recorded.")
         return
     out.line(
         f"Done in {duration(report.seconds)} (source {duration(report.source_seconds)}). {said}.{_savings(report)}"

@@ -65,7 +65,7 @@ def loads(what: str) -> Iterator[None]:
 def run_to_end(
     out: Output,
     store: str | None,
-    begin: Callable[[Core], Awaitable[RunHandle[Any]]],
+    begin: Callable[[Core], Awaitable[RunHandle[Any] | None]],
     *,
     finish: Callable[[Core, RunHandle[Any]], Awaitable[int]] | None = None,
     after: Callable[[], int] = lambda: 0,
@@ -75,7 +75,7 @@ def run_to_end(
     """Begin a run, wait for its end, and say what became of it.
 
     Args:
-        begin: Starts or resumes it, and says so.
+        begin: Starts or resumes it, and says so; None where there is nothing to wait for.
         finish: Says what it gave; prints the flow's result by default.
         after: The last event that progress does not tell of.
         tell: Whether progress tells of anything.
@@ -91,7 +91,9 @@ def run_to_end(
 
     async def work(runtime: Core) -> int:
         handle = await begin(runtime)
-        interrupts.last_words = f"\nEnded at once. Go on with: kitaru resume {handle.id}\n"
+        if handle is None:
+            return OK
+        interrupts.last_words = f"\nEnded at once. Resume it: kitaru resume {handle.id}\n"
         asked = interrupts.arm()
         try:
             ended = await _wait(out, Progress(out, runtime, handle.id, after(), off=not tell), handle, asked)
@@ -145,11 +147,11 @@ def _left(out: Output, handle: RunHandle[Any]) -> int:
     if runs_here(handle):
         message, hint = f"Parked {handle.id}.", f"kitaru resume {handle.id}"
         if out.as_json:
-            out.error("parked", message, f"Go on with: {hint}", run=handle.id)
+            out.error("parked", message, f"Resume it: {hint}", run=handle.id)
         else:
-            out.always(f"{message} Go on with: {hint}")
+            out.always(f"{message} Resume it: {hint}")
     else:
-        out.always(f"No longer waiting for {handle.id}; it goes on in its own process. See: kitaru show {handle.id}")
+        out.always(f"No longer waiting for {handle.id}; its own process continues it. See: kitaru show {handle.id}")
     return INTERRUPTED
 
 
@@ -168,18 +170,15 @@ def run_failure(seen: RunView, error: Exception | None = None) -> RunFailedError
     """The failure that a run's log holds; None when the log holds none."""
     if seen.status == "cancelled":
         reason = f": {seen.note}" if seen.note else ""
-        return RunFailedError(
-            f"run {seen.id} was cancelled{reason}", run=seen.id, hint=f"Let it go on with: {seen.help}"
-        )
+        return RunFailedError(f"run {seen.id} was cancelled{reason}", run=seen.id, hint=f"Retry it: {seen.help}")
     if seen.status != "failed" or seen.failure is None:
         return None
     failure = seen.failure
     at = f"\n  at {render.where(failure)}" if failure.file else ""
     return RunFailedError(
-        f"run {seen.id} failed after {duration(seen.seconds)}: {failure.type.removeprefix('kitaru.errors.')}: "
-        f"{failure.message}{at}",
+        f"run {seen.id} failed after {duration(seen.seconds)}: {render.type_of(failure)}: {failure.message}{at}",
         run=seen.id,
-        hint=f"Let it go on with: {seen.help}",
+        hint=f"Retry it: {seen.help}",
         exit_code=CREDENTIALS if isinstance(error, CredentialError) else FAILED,
         details={"type": failure.type, "file": failure.file, "line": failure.line},
     )

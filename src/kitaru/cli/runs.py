@@ -16,7 +16,7 @@ from kitaru.cli.failures import OK
 from kitaru.cli.groups import APP, EXECUTIONS
 from kitaru.cli.inputs import flow_inputs
 from kitaru.cli.output import Output, clean
-from kitaru.cli.running import loads, run_to_end
+from kitaru.cli.running import loads, print_result, run_to_end
 from kitaru.cli.session import place_of, with_runtime
 from kitaru.errors import KitaruError, RunError
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kitaru.runtime.handle import RunHandle
 
 _TECHNICAL: Final = frozenset({"fingerprint", "code", "kind", "order", "started", "digest"})
+_EMPTY: Final[tuple[object, ...]] = (None, "", [], 0)
 _LIMIT: Final = 20
 _ENDED: Final = frozenset({"completed", "failed", "cancelled", "pruned"})
 
@@ -104,21 +105,21 @@ def resume(context: Context, run: Run, flow: Moved = None) -> int:
     out = context.out
     last = 0
 
-    async def begin(runtime: Core) -> RunHandle[Any]:
+    async def begin(runtime: Core) -> RunHandle[Any] | None:
+        from kitaru.runtime.views.inspect import view
+
         nonlocal last
         name = await runtime.store.find(run)
         row = await runtime.store.run(name)
         last = row.seq
         if row.status == "completed":
-            out.note(f"Run {name} has completed already; this is its result.")
-        elif row.status in ("failed", "cancelled", "pruned"):
-            hint = (
-                f"`kitaru retry {name}` lets it go on." if row.status != "pruned" else "`kitaru runs` lists the others."
-            )
+            out.note(f"Run {name} is already completed; this is its result.")
+            print_result(out, await view(runtime, name))
+            return None
+        if row.status in ("failed", "cancelled", "pruned"):
+            hint = f"Retry it: kitaru retry {name}" if row.status != "pruned" else "`kitaru runs` lists the others."
             raise RunError(f"run {name} is {row.status}; only an unfinished run is resumed", hint=hint)
         found = await flow_behind(runtime, name, flow)
-        if row.status == "completed":
-            return await runtime.resume(name, found)
         what, doubts = await called(runtime, name), await in_doubt(runtime, name)
         handle = await runtime.claim_and_resume(name, found)
         say_begun(out, "Resume", name, what, doubts)
@@ -128,7 +129,7 @@ def resume(context: Context, run: Run, flow: Moved = None) -> int:
 
 
 async def in_doubt(runtime: Core, run: str) -> list[str]:
-    """The boundaries that are in doubt before a run goes on; afterwards they are running."""
+    """The boundaries that are in doubt before a run is resumed; afterwards they are running."""
     from kitaru.runtime.views.inspect import view
 
     return [boundary.key for boundary in (await view(runtime, run)).in_doubt]
@@ -371,7 +372,7 @@ def events(
             seq, at, kind = (shown.pop(name) for name in ("seq", "at", "type"))
             shown.pop("turn")
             key = str(shown.pop("key", ""))
-            rest = {n: v for n, v in shown.items() if n not in _TECHNICAL and v not in (None, "", [], 0)}
+            rest = {n: v for n, v in shown.items() if n == "outcome" or (n not in _TECHNICAL and v not in _EMPTY)}
             row = [f"{seq:>5}", str(at)[11:], f"{kind:<13}", clean(key), out.value(rest, 160)]
             out.table([row], colours=[["dim", "dim", "", "bold", "dim"]])
 

@@ -1,4 +1,4 @@
-"""Looking after the store, and the odds and ends: verify, rebuild, prune, version, the stand-in model server."""
+"""Looking after the store, and the odds and ends: verify, rebuild, prune, version, the mock model server."""
 
 from __future__ import annotations
 
@@ -229,8 +229,8 @@ def mock_llm(
         # Any text serves as the key: nothing checks it.
         settings = {
             "OPENAI_BASE_URL": base_url,
-            "OPENAI_API_KEY": "stand-in",
-            "KITARU_DEFAULT_MODEL": "openai/stand-in",
+            "OPENAI_API_KEY": "none",
+            "KITARU_DEFAULT_MODEL": "openai/mock",
         }
         if out.as_json:
             out.document({"base_url": base_url, "environment": settings}, indent=None)

@@ -242,7 +242,7 @@ class Call(Coroutine[Any, Any, T_co], Generic[T_co]):
         )
 
     def _await_it(self) -> str:
-        return f"Write `await {self.work.name}(...)`, or hand the call itself to another checkpoint."
+        return f"Write `await {self.work.name}(...)`, or pass the call itself to another checkpoint."
 
     def _not_submitted(self) -> NotAwaitedError:
         return NotAwaitedError(f"{self.work.name} at {self.where} was not submitted", hint="Call .submit() first.")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
-from kitaru.errors import DecodeError, KitaruError, RunStuckError, Suspended
+from kitaru.errors import DecodeError, KitaruError, RunError, RunStuckError, Suspended
 from kitaru.runtime.fork import fork_child
 from kitaru.runtime.handle import left
 from kitaru.runtime.log import log
@@ -118,7 +118,7 @@ def give_up_child(parent: Execution, run: str, work: FlowWork) -> None:
     def cancel(_: object = None) -> None:
         child = runtime.live_run(run)
         if child is not None:
-            child.host.loop.call_soon_threadsafe(child.cancel, f"given up by its parent {parent.run}")
+            child.host.loop.call_soon_threadsafe(child.cancel, f"cancelled by its parent {parent.run}")
 
     cancel()
     for task, taken in runtime.taking.items():
@@ -141,6 +141,8 @@ async def end_children(parent: Execution) -> None:
                 continue  # it was there before, under an id of the caller's
             await runtime.cancel(run, PARENT_ENDED, flow=Flow(work))
         except KitaruError as error:
+            if isinstance(error, RunError) and (await runtime.store.run(run)).status in FINISHED:
+                continue  # it ended meanwhile, cancelled by the task that awaited it
             log().warning("child.not_cancelled", run_id=run, parent=parent.run, error=str(error))
             continue
         child = runtime.live_run(run)

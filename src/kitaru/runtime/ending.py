@@ -72,7 +72,7 @@ async def _run_to_its_end(execution: Execution) -> None:
     outside: BaseException | None = None
     try:
         result = await _run_body(execution)
-        execution.secrets.check(result, f"{execution.flow.name}() returned what cannot be recorded: value")
+        execution.secrets.check(result, f"the result of {execution.flow.name}(): value")
         unreached = execution.history.never_asked()
         if unreached and not execution.leaving:
             execution.stop(execution.history.unreached(unreached, []))
@@ -180,7 +180,7 @@ async def _finish(
             if isinstance(execution.stopped_by, Exception)
             else RunParkedError(
                 f"run {execution.run} was parked before it had a result",
-                hint=f"Go on with `kitaru resume {execution.run}`.",
+                hint=f"Resume it: `kitaru resume {execution.run}`.",
             )
         )
     elif failure is not None:

@@ -162,9 +162,7 @@ class FlowWork(DeclaredWork):
         try:
             return codec.encode(value, unknown=stand_in)
         except EncodeError as error:
-            raise EncodeError(
-                f"{self.name}() returned what cannot be recorded: {error.message}", hint=error.hint
-            ) from None
+            raise EncodeError(f"the result of {self.name}(): {error.message}", hint=error.hint) from None
 
     def decode_outcome(self, data: bytes) -> object:
         if self._decode_outcome is None:

@@ -16,7 +16,7 @@ from kitaru.runtime.arguments import flag_of, names_of
 from kitaru.runtime.blobs import blob_of
 from kitaru.runtime.history import PYTHON, History, kitaru_version
 from kitaru.runtime.keys import OWN_NAMES
-from kitaru.runtime.models import current_registry
+from kitaru.runtime.models import current_registry, resolve
 from kitaru.runtime.overriding import told
 from kitaru.runtime.replay import Record, Rules
 from kitaru.runtime.retrying import dropped_by_retry
@@ -137,7 +137,7 @@ async def replay(
 
     Raises:
         NotFoundError, AmbiguousError: A selector fits nothing, or several boundaries.
-        UsageError: An input does not exist or does not fit.
+        UsageError: An input does not exist or does not fit; a model of `model` does not exist.
     """
     options = ReplayOptions() if options is None else options
     if not isinstance(options, ReplayOptions):
@@ -164,6 +164,8 @@ async def replay(
         runtime, source.started, run, flow.work, given, data, must_have_inputs=not unrecorded
     )
     registry = current_registry() if options.registry == "current" else await runtime.value(source.started.registry)
+    for model in options.model.values():
+        resolve(model, registry, {})
     first, artifacts = opening(
         source,
         events,

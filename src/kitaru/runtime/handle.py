@@ -53,7 +53,7 @@ class RunHandle(Generic[T]):
             timeout: How long to wait at most: seconds, a `timedelta`, or a text such as "5m".
 
         Raises:
-            TimeoutError: It took longer; the run goes on.
+            TimeoutError: It took longer; the run continues.
             UsageError: On an event loop's thread. In a notebook's cell only where the run is on that loop.
             Exception: As `result`.
         """
@@ -171,7 +171,7 @@ async def follow(runtime: Core, run: str, work: FlowWork) -> object:
             if not row.live and row.status not in FINISHED:
                 raise RunParkedError(
                     f"run {run} is {row.status}, and no living process runs it",
-                    hint=f"Go on with `kitaru resume {run}`.",
+                    hint=f"Resume it: `kitaru resume {run}`.",
                 )
             if row.status == "pruned":
                 raise RunError(f"run {run} was pruned; its result is gone")

@@ -120,7 +120,7 @@ async def _attempts(execution: Execution, flight: Flight) -> bytes:
                 except Unresolved as handle:
                     await handle.call
                 else:
-                    execution.secrets.check(data, f"{work.name}() returned what cannot be recorded: value")
+                    execution.secrets.check(data, f"the result of {work.name}(): value")
                     return data
         except BaseException as error:
             if not flight.raised(error):

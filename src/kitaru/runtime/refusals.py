@@ -18,12 +18,12 @@ def refusal(execution: Execution, call: Call[Any], record: Record | None, decisi
     if decision.verdict is Verdict.FORBID_LIVE:
         return LiveCallError(
             f"{call.work.name} would have to run ({decision.why}): {here_}",
-            hint="`--verify` allows nothing live; replay without it to execute what changed.",
+            hint="`--verify` executes nothing. Replay without it to execute the changed steps.",
         )
     if decision.verdict is Verdict.FORBID_EFFECT:
         return EffectsError(
-            f"{call.work.name} changes the world and would have to run again ({decision.why}): {here_}",
-            hint=f"Allow it with `--allow-effects {call.work.name}`, or keep its inputs as they were.",
+            f"{call.work.name} has effects=True and would have to run again ({decision.why}): {here_}",
+            hint=f"Allow it with `--allow-effects {call.work.name}`, or leave its inputs unchanged.",
         )
     assert record is not None
     return execution.history.divergence(call, record, decision.why)

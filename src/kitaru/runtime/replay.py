@@ -163,7 +163,7 @@ def resumed(record: Record, kind: str, fingerprint: bytes) -> Decision:
 
 def _changed(record: Record | None, asked: Asked, rules: Rules) -> str:
     if asked.key in rules.forced:
-        return "asked to run again"
+        return "selected by --from"
     if record is None:
         return "not recorded"
     if record.state == "started":

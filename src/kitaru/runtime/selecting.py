@@ -79,7 +79,7 @@ def selected(run: str, events: Iterable[Recorded], selector: str) -> str:
         raise NotFoundError(f"run {run} has no boundary {selector!r}", hint=f"It has: {names or 'none yet'}.")
     listed = "\n".join(f"  event {c.seq}: {c.key}({histories.shown(c.inputs)})" for c in found)
     raise AmbiguousError(
-        f"{selector!r} fits {len(found)} boundaries of run {run}:\n{listed}", hint="Name one by its event number."
+        f"{selector!r} matches {len(found)} boundaries of run {run}:\n{listed}", hint="Name one by its event number."
     )
 
 

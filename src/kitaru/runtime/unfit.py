@@ -69,7 +69,7 @@ def left_open(execution: Execution, what: str, error: DecodeError) -> Suspended:
     run = execution.run
     execution.stop(
         DecodeError(
-            f"run {run} cannot go on with this code: {what}: {error.message}",
+            f"run {run} cannot resume with this code: {what}: {error.message}",
             hint=f"{error.hint} The run stays open: `kitaru resume {run}` with code that fits its log.".strip(),
         )
     )

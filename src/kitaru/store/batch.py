@@ -161,7 +161,7 @@ class Transaction:
         else:
             head = self.heads.get(run) or self._working(run)
             if head.closed is not None:
-                raise RunError(f"run {run} has {_ended(head.closed)}; nothing can be appended to it")
+                raise RunError(f"run {run} has {_ended(head.closed)}")
             if append.epoch != head.epoch:
                 raise _fenced(run, append.epoch, head.epoch)
         own = append.turn
@@ -201,7 +201,7 @@ class Transaction:
             return held.copy()
         found = self.find(run)
         if found.status in FINISHED:
-            raise RunError(f"run {run} has {_ended(found.status)}; nothing can be appended to it")
+            raise RunError(f"run {run} has {_ended(found.status)}")
         raise FencedError(
             f"this process does not own run {run} (its epoch is {found.epoch}); what was to be appended is dropped",
             hint="Claim the run before appending to it.",

@@ -31,7 +31,7 @@ def claim(writer: Writer, run: str, sink: Sink, python: str, unasked: bool) -> C
     def work(tx: Transaction) -> Lease:
         found = tx.find(run)
         if found.status in FINISHED:
-            raise RunError(f"run {run} has ended ({found.status}), so nobody can own it", hint="Replay it instead.")
+            raise RunError(f"run {run} has already ended ({found.status})", hint="Replay it instead.")
         _refuse_if_owned(writer, tx, run, found)
         epoch = found.epoch + 1
         event = RunClaimed(
@@ -86,7 +86,7 @@ def post(writer: Writer, run: str, event: AnyEvent) -> Callable[[Transaction], i
     def work(tx: Transaction) -> int:
         found = tx.find(run)
         if found.status in FINISHED:
-            raise RunError(f"run {run} has ended ({found.status}); nothing can be appended to it")
+            raise RunError(f"run {run} has already ended ({found.status})")
         return _append(writer, tx, run, found, event)
 
     return work

@@ -77,7 +77,7 @@ async def test_from_runs_that_boundary_and_all_whose_start_came_after_it(project
     await project.run("chain", "t")
     seen = await project.replay("chain", ReplayOptions(from_=("three",)))
     assert (seen.result, seen.executed) == ("t12/3", ["four", "three"])
-    assert {line.why for line in seen.report.lines if line.verdict == "executed"} == {"asked to run again"}
+    assert {line.why for line in seen.report.lines if line.verdict == "executed"} == {"selected by --from"}
 
 
 async def test_from_counts_starts_of_parallel_calls_and_not_their_ends(project: Project) -> None:

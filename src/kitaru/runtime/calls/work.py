@@ -161,7 +161,7 @@ class LlmWork(Work):
         if self._settings.whole:
             value, record = as_recorded(answer.sent.reply, record, raw=self._settings.raw)
             beside = codec.encode({"reasoning": record.reasoning, "refusal": record.refusal})
-            flight.execution.secrets.check(beside, f"{self.name}() returned what cannot be recorded: value")
+            flight.execution.secrets.check(beside, f"the result of {self.name}(): value")
         in_outcome = record.whole or (self._form is None and not self._settings.whole)
         flight.result = Performed(
             pack(answer.sent.reply.raw, said_in(value, record) if in_outcome else None),

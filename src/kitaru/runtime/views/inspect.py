@@ -386,6 +386,8 @@ def _settle(shown: BoundaryView, row: RunRow) -> None:
         return
     if shown.state == "retrying":
         shown.state = "to run again"
+    elif shown.state == "running" and row.status in FINISHED and (shown.deadline is not None or shown.child):
+        shown.state = "cancelled"
     elif shown.state == "running":
         shown.state = "waiting" if shown.deadline is not None or shown.child else "in doubt"
 

@@ -220,7 +220,7 @@ class _Compared:
         if was is None:
             return "not in the source"
         if record.key in self._present.rules.forced:
-            return "asked to run again"
+            return "selected by --from"
         if was.event.kind != event.kind:
             return f"was {was.event.kind}"
         if event.kind == "log":

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kitaru.errors import EncodeError
+from kitaru.store.codec.classes import portable_module
 from kitaru.store.codec.codes import SCALARS
 from kitaru.store.codec.records import taker
 
@@ -36,8 +37,9 @@ def short(key: object) -> str:
 
 
 def type_name(cls: type) -> str:
-    """A class's full name, without `builtins`."""
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    """A class's full name, without `builtins` or the script that it is defined in."""
+    module = portable_module(cls.__module__)
+    return cls.__qualname__ if module in ("builtins", "__main__") else f"{module}.{cls.__qualname__}"
 
 
 def describe(value: object) -> str:
