@@ -487,3 +487,24 @@ async def test_a_start_that_is_given_up_leaves_no_run_behind(runtime: Runtime) -
 def test_an_unknown_fate_is_refused() -> None:
     with pytest.raises(UsageError, match="on_parent_end='keep'"):
         child.options(on_parent_end="keep")  # type: ignore[arg-type]  # the mistake under test
+
+
+async def test_a_set_of_childrens_handles_iterates_alike_in_a_resume_and_a_replay(store_url: str) -> None:
+    reached, first_time = asyncio.Event(), True
+    seen: list[list[int]] = []
+
+    @flow
+    async def outer() -> int:
+        handles = {await child.start(number) for number in range(8)}
+        seen.append([await double(await handle.result()) for handle in handles])
+        if first_time:
+            reached.set()
+            await asyncio.Event().wait()
+        return len(handles)
+
+    await stopped(store_url, outer, "r", reached)
+    first_time = False
+    assert await resumed(store_url, outer, "r") == 8
+    async with Runtime(store_url, recover=False) as runtime:
+        assert await (await runtime.replay("r", flow=outer)).handle.result() == 8
+    assert seen == [seen[0]] * 3

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from zlib import crc32
 
 from kitaru.errors import RunCancelledError, RunError, RunParkedError, UsageError
 from kitaru.runtime.arguments import Duration, seconds_of
@@ -32,6 +33,10 @@ class RunHandle(Generic[T]):
         self._execution = execution
         self.id = run
         """The run's id."""
+
+    def __hash__(self) -> int:
+        # Not from the address, so that sets of handles iterate in the same order in every process.
+        return crc32(self.id.encode())
 
     async def result(self) -> T:
         """The flow's result, when it has one.

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Coroutine
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
+from zlib import crc32
 
 from kitaru.errors import UsageError
 from kitaru.runtime.arguments import Duration, seconds_of
@@ -138,11 +139,16 @@ class HandleWork(Work):
 class ChildHandle(RunHandle[T]):
     """The handle of a run that a flow started. What the flow's own code asks of it is a boundary of the flow."""
 
-    def __init__(self, parent: Execution, run: str, work: FlowWork, own: bool) -> None:
+    def __init__(self, parent: Execution, key: str, run: str, work: FlowWork, own: bool) -> None:
         runtime = parent.host.runtime
         super().__init__(runtime, run, work, runtime.live_run(run))
         self._parent = parent
+        self._key = key
         self._own = own
+
+    def __hash__(self) -> int:
+        # From the key: in a replay, the child has another id.
+        return crc32(self._key.encode(), self._parent.salt)
 
     def result(self) -> Coroutine[Any, Any, T]:
         call = self._asked("result", None)
@@ -260,7 +266,7 @@ def _handle_of(place: Place, flow: Flow[..., T], key: str, run: str) -> RunHandl
             execution.started[run] = flow.work
         if execution.host.runtime.live_run(run) is None:
             execution.host.loop.call_soon_threadsafe(execution.host.spawn, _go_on(execution, flow.work, run))
-    return ChildHandle(execution, run, flow.work, own)
+    return ChildHandle(execution, key, run, flow.work, own)
 
 
 async def _go_on(execution: Execution, work: FlowWork, run: str) -> None:
