@@ -47,6 +47,11 @@ SMALL: dict[str, Node] = {
         1,
         [["forgotten", 2, 3], ["forgotten", 3, 1], ["forgotten", 4, 3]],
     ],
+    "a large outcome that the flow gives up while it is read": [
+        "hedge",
+        1,
+        [["big", 2, 1], ["step", 3, 1], ["forgotten", 4, 1]],
+    ],
     "a large outcome beside a small one": ["gather", 1, [["big", 2, 1], ["step", 3, 1], ["big", 4, 1], ["step", 5, 1]]],
     "an outcome that the flow gives up before its turn": [
         "try",

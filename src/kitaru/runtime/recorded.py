@@ -48,12 +48,12 @@ async def take(
             return await _refused(execution, call, None, decision, party)
         execution.asking[record.key] = call
         blob = record.event.error if isinstance(record.event, StepFailed) else record.outcome
-        data = blob if isinstance(blob, bytes) else await _read_ahead(execution, blob)
-        if work.kind == "save":
-            execution.saved[call.inputs.args[0]] = blob
-        waiter = execution.turns.ask(record.key, party)
-        waiter.asked_as = call.key
         try:
+            data = blob if isinstance(blob, bytes) else await _read_ahead(execution, blob)
+            if work.kind == "save":
+                execution.saved[call.inputs.args[0]] = blob
+            waiter = execution.turns.ask(record.key, party)
+            waiter.asked_as = call.key
             await waiter.future
         except asyncio.CancelledError:
             execution.turns.forget(record.key)
@@ -110,15 +110,21 @@ async def _until_cancelled(execution: Execution, call: Call[Any], record: Record
 
 async def _override(execution: Execution, call: Call[Any], record: Record | None, party: object) -> object:
     key, work, outcome = call.key, call.work, execution.rules.overrides[call.key]
-    data = outcome if isinstance(outcome, bytes) else await _read_ahead(execution, outcome)
     if record is not None:
         execution.claim(record)
     if record is not None and record.own:
         if record.state == "cancelled":
             await execution.turns.wait_cancelled(key, party)
         execution.asking[key] = call
-        await execution.turns.ask(key, party).future
+        try:
+            data = outcome if isinstance(outcome, bytes) else await _read_ahead(execution, outcome)
+            await execution.turns.ask(key, party).future
+        except asyncio.CancelledError:
+            execution.turns.forget(key)
+            live.gave_up_waiting(execution, call, record)
+            raise
         return work.overridden(data)
+    data = outcome if isinstance(outcome, bytes) else await _read_ahead(execution, outcome)
     if record is not None:
         execution.turns.drop(record.key)
     execution.order += 1
