@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +144,59 @@ async def test_a_task_of_an_anyio_group_is_named_by_its_function(runtime: Runtim
 
 async def twice(number: int) -> int:
     return await step(number)
+
+
+async def test_what_as_completed_is_given_begins_in_the_order_given(runtime: Runtime) -> None:
+    """Not in that of a set of coroutines: some end before they come to a boundary."""
+
+    async def at_once(number: int) -> int:
+        return number if number % 2 else await step(number)
+
+    @flow
+    async def ordered(as_dict: bool) -> list[int]:
+        work = [at_once(number) for number in range(12)] + [step(number) for number in range(12)]
+        found = [await one for one in asyncio.as_completed(dict.fromkeys(work) if as_dict else work)]
+        return found[:6]
+
+    for number in range(4):
+        handle = await runtime.start(ordered.options(run_id=f"r{number}"), number % 2 == 1)
+        assert await handle.result() == [1, 3, 5, 7, 9, 11]
+        assert len(set(await keys_of(runtime, f"r{number}", StepCompleted))) == 18
+
+
+async def test_kitaru_as_completed_gives_coroutines_as_they_finish(runtime: Runtime) -> None:
+    gate = asyncio.Event()
+
+    async def last() -> int:
+        await gate.wait()
+        return 0
+
+    @flow
+    async def mixed() -> list[int]:
+        found = []
+        async for one in kitaru.as_completed([last(), step(1), step(2)]):
+            found.append(await one)
+            if len(found) == 2:
+                gate.set()
+        return found
+
+    assert await (await runtime.start(mixed)).result() == [2, 4, 0]
+
+
+async def test_an_awaitable_that_as_completed_is_given_begins_no_coroutine_twice(runtime: Runtime) -> None:
+    class Wrapped:
+        def __await__(self) -> Generator[Any, Any, int]:
+            return step(9).__await__()
+
+    @flow
+    async def mixed() -> list[int]:
+        work: list[Awaitable[int]] = [twice(0), twice(1), Wrapped(), twice(2)]
+        found = [await one for one in asyncio.as_completed(work)]
+        return [*sorted(found), await asyncio.create_task(twice(3))]
+
+    assert await (await runtime.start(mixed.options(run_id="r"))).result() == [0, 2, 4, 18, 6]
+    keys = await keys_of(runtime, "r", StepCompleted)
+    # The ordinal of the last one has been this since the first release: logs hold it.
+    assert sorted(keys) == [
+        "~_wrap_awaitable/step", "~twice/step", "~twice[1]/step", "~twice[2]/step", "~twice[5]/step"
+    ]  # fmt: skip

@@ -76,9 +76,21 @@ async def map(function: Callable[[A], Awaitable[T]], items: Iterable[A], *, limi
             _close_unstarted(call)
 
 
-async def as_completed(calls: Iterable[Call[T]]) -> AsyncIterator[Call[T]]:
-    """Give the calls as they finish. Those that finish in one turn come in the order in which they were given."""
-    tasks = {asyncio.ensure_future(call): call for call in calls}
+@overload
+def as_completed(calls: Iterable[Call[T]]) -> AsyncIterator[Call[T]]: ...
+@overload
+def as_completed(calls: Iterable[Awaitable[T]]) -> AsyncIterator[Awaitable[T]]: ...
+
+
+async def as_completed(calls: Iterable[Awaitable[Any]]) -> AsyncIterator[Awaitable[Any]]:
+    """Give the calls as they finish. Those that finish in one turn come in the order in which they were given.
+
+    For a coroutine or another awaitable that is no call, it gives a future.
+    """
+    tasks: dict[asyncio.Future[Any], Awaitable[Any]] = {}
+    for call in calls:
+        future = asyncio.ensure_future(call)
+        tasks[future] = call if isinstance(call, Call) else future
     order = {task: number for number, task in enumerate(tasks)}
     pending = set(tasks)
     try:
@@ -86,7 +98,7 @@ async def as_completed(calls: Iterable[Call[T]]) -> AsyncIterator[Call[T]]:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=order.__getitem__):
                 if not task.cancelled():
-                    task.exception()  # the consumer gets it from the call
+                    task.exception()  # the consumer gets it from what is given
                 yield tasks[task]
     finally:
         await _cancelled(pending)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from types import CodeType, FrameType
@@ -224,10 +224,15 @@ def _factory_after(before: TaskFactory | None) -> TaskFactory:
             return asyncio.Task(coro, loop=loop, context=context, **options)
         if place.inside is None:
             if id(coro) not in place.reserved:
+                given = [one for one in _given_to_as_completed() if isinstance(one, Coroutine)]
+                if not any(one is coro for one in given):
+                    given = []  # an awaitable among them, which asyncio wraps
                 # One after the other, in the order in which the flow named them.
-                for one in _given_to_as_completed():
-                    if isinstance(one, Coroutine) and id(one) not in place.reserved:
+                for one in given:
+                    if id(one) not in place.reserved:
                         place.reserved[id(one)] = one, made(place, loop, one, context, dict(options))
+                for one in [one for one in given if not getattr(one, "keyed", False)][:-1]:
+                    place.key(_task_name(one, place))  # the next task's ordinal is what it is in logs of before
             _, born = place.reserved.pop(id(coro), (None, None))
             if born is not None:
                 return born
@@ -243,7 +248,7 @@ def closes_generator(task: asyncio.Future[Any]) -> bool:
     return type(getattr(coro, "_inner", coro)).__name__ == "async_generator_athrow"
 
 
-def _given_to_as_completed() -> Sequence[object]:
+def _given_to_as_completed() -> Collection[object]:
     # asyncio.as_completed makes a set of what it is given, whose order is that of addresses in memory, and then tasks.
     # What it was given stands in its frame; a set or a used-up iterator has no order to find there.
     frame: FrameType | None = sys._getframe(2)
@@ -251,7 +256,7 @@ def _given_to_as_completed() -> Sequence[object]:
         code = frame.f_code
         if code in _AS_COMPLETED:
             given = frame.f_locals.get(code.co_varnames[_AS_COMPLETED[code]])
-            return given if isinstance(given, Sequence) else ()
+            return given if isinstance(given, Sequence | Mapping) else ()
         frame = frame.f_back
     return ()
 
