@@ -16,15 +16,15 @@ from kitaru.cli.output import Output, clean, clean_lines
 from kitaru.cli.wording import duration, money, period
 from tests.cli.conftest import Kitaru
 
+ALTERED = "CAST(replace(data, X'61686F79', X'61686F7A') AS BLOB)"
 
-def damage(folder: Path) -> None:
+
+def damage(folder: Path, *, where: str = "seq = 1", text: str = ALTERED) -> None:
     """Alter one event, as a broken disk might."""
     with sqlite3.connect(folder / "default.db") as connection:
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
             connection.execute(f'DROP TRIGGER "{name}"')
-        connection.execute(
-            "UPDATE events SET data = CAST(replace(data, X'61686F79', X'61686F7A') AS BLOB) WHERE seq = 1"
-        )
+        connection.execute(f"UPDATE events SET data = {text} WHERE {where}")
     connection.close()
 
 
@@ -86,6 +86,14 @@ def test_verify_of_an_altered_log_names_the_event_and_ends_with_1(kitaru: Kitaru
     assert done.code == 1
     assert {(problem["run"], problem["seq"]) for problem in done.json["problems"]} == {("mine", 1)}
     assert re.search(r"mine +event 1 +the event was altered", kitaru("verify").out)
+
+
+def test_a_result_that_is_damaged_is_not_shown_as_null(kitaru: Kitaru, folder: Path) -> None:
+    kitaru("run", "flows.py:cry", "-i", "text=ahoy", "--run-id", "mine")
+    damage(folder, where="seq = (SELECT max(seq) FROM events)", text="X'FF'")
+    shown = kitaru("show", "mine").out
+    assert "damaged" in shown
+    assert "result" not in shown
 
 
 def test_heads_that_were_kept_find_a_run_that_is_gone(kitaru: Kitaru, folder: Path) -> None:

@@ -97,6 +97,13 @@ async def in_scope(name: str) -> None:
     with kitaru.scope(name):
         pass
 
+async def in_a_function(name: str) -> None:
+    async def work() -> None:
+        await later("x")
+
+    work.__qualname__ = name
+    await asyncio.create_task(work())
+
 async def misplaced() -> None:
     secret = kitaru.get_secret("creds")["NAME"]
     key = os.environ["ADDRESS"]
@@ -106,6 +113,7 @@ async def misplaced() -> None:
         "a step's name": lambda: later.options(name=secret)("x"),
         "a model call's name": lambda: kitaru.llm("hello", model="test/echo", name=f"to-{secret}"),
         "a scope": lambda: in_scope(secret),
+        "a task's function": lambda: in_a_function(secret),
         "an artifact's name": lambda: kitaru.save(secret, 1),
         "metadata": lambda: kitaru.log(note=f"with {secret}"),
         "the name of metadata": lambda: kitaru.log(**{secret: 1}),

@@ -270,6 +270,17 @@ async def test_a_file_of_a_newer_version_is_refused_and_left_untouched(tmp_path:
     assert path.read_bytes() == before
 
 
+async def test_a_version_that_no_kitaru_writes_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "k.db"
+    await filled(path)
+    for version in (0, -1):
+        connection = sqlite3.connect(path)
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.close()
+        with pytest.raises(CorruptStoreError, match=f"its schema version is {version}"):
+            await SqliteStore(path).open()
+
+
 async def test_an_older_file_is_backed_up_and_migrated(tmp_path: Path) -> None:
     path = tmp_path / "k.db"
     await filled(path)

@@ -81,7 +81,7 @@ def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
     _boundaries(out, view.boundaries, everything=everything)
     for note in view.deviations:
         out.line(f"  order   {clean(note)}")
-    if view.status == "completed":
+    if view.status == "completed" and not (view.damage and view.result is None):
         result = out.value(view.result)
         out.table([("result", result)], indent=_INDENT, colours=[["dim"]])
         if out.width is not None and _INDENT + len("result  ") + width_of(result) > out.width:

@@ -206,7 +206,7 @@ class Execution:
                 call.work.encode_inputs(inputs)
             except Unresolved as handle:
                 await handle.call
-        self.secrets.check_call(call.work.name, inputs.data)
+        self.secrets.check_call(call.key, call.work.name, inputs.data)
 
     def find(self, call: Call[Any]) -> Record | None:
         record = self.records.get(call.key)

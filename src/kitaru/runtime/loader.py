@@ -185,6 +185,8 @@ def _no_flow(given: object) -> UsageError:
 
 
 def _import(name: str) -> ModuleType:
+    if not all(name.split(".")):
+        raise NotFoundError(f"{name!r} names no file or module", hint="Name a Python file, or a module with dots.")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:

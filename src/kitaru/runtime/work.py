@@ -288,5 +288,5 @@ def make_call(work: Work, place: Place | None, args: tuple[Any, ...], kwargs: di
         except Unresolved:
             pass
         else:
-            place.execution.secrets.check_call(work.name, inputs.data or b"")
+            place.execution.secrets.check_call(place.prefix, work.name, inputs.data or b"")
     return Call(work, place, inputs, frame)

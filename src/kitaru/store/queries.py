@@ -69,7 +69,8 @@ def _row(values: tuple[object, ...], alive: set[int]) -> RunRow:
     run, flow, status, created, updated, epoch, seq, owner, parent, origin, note = cast(
         "tuple[str, str, Status, float, float, int, int, int | None, str | None, str | None, str]", values
     )
-    return RunRow(run, flow, status, created, updated, epoch, seq, owner in alive, parent, origin, note)
+    # A child in a replay, where the source had no such child, is a replay of nothing.
+    return RunRow(run, flow, status, created, updated, epoch, seq, owner in alive, parent, origin or None, note)
 
 
 async def run(readers: Readers, writer: Writer, name: str) -> RunRow | None:

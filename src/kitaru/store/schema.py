@@ -201,7 +201,7 @@ def version_of(connection: sqlite3.Connection, path: str, *, current: int = VERS
 
     Raises:
         SchemaError: It is newer than `current`.
-        CorruptStoreError: It is no database.
+        CorruptStoreError: It is no database, or has a version that no Kitaru writes.
         StoreError: It is some other program's database.
     """
     try:
@@ -224,6 +224,8 @@ def version_of(connection: sqlite3.Connection, path: str, *, current: int = VERS
             hint="Upgrade Kitaru, or use another store.",
         )
     assert isinstance(version, int)
+    if version < 1:
+        raise corrupt(path, f"its schema version is {version}")
     return version
 
 

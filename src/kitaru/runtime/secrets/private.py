@@ -151,10 +151,11 @@ class RunSecrets:
         """The recorded form of an exception without any secret known here, and whether there was one in it."""
         return masked_failure(error, self._all())
 
-    def check_call(self, name: str, data: bytes) -> None:
-        """Refuse a boundary whose name or encoded inputs hold a secret known here; raises as `check` does."""
+    def check_call(self, prefix: str, name: str, data: bytes) -> None:
+        """Refuse a boundary whose key or encoded inputs hold a secret known here; raises as `check` does."""
         if self._own or self.vault.known:
             self.check_text(name, "the name of a boundary")
+            self.check_text(prefix, "the name of a task's function or of a scope")
             self.check(data, f"{name}(): inputs")
 
     def check_text(self, text: str, what: str) -> None:
