@@ -50,7 +50,7 @@ def fast(kitaru: Kitaru) -> Kitaru:
 def test_registering_writes_the_alias_and_says_that_it_is_the_default(kitaru: Kitaru) -> None:
     done = kitaru("model", "register", "fast", "--model", "openai/gpt-5-nano", "--secret", "openai-creds")
     assert done.code == 0
-    assert done.out == "Registered fast as openai/gpt-5-nano; it is the default.\n"
+    assert done.out == "Registered fast: openai/gpt-5-nano; it is the default.\n"
     assert written() == {
         "aliases": {"fast": {"model": "openai/gpt-5-nano", "secret": "openai-creds"}},
         "default": "fast",
@@ -74,7 +74,7 @@ def test_every_option_becomes_a_field(fast: Kitaru) -> None:
 
 def test_registering_anew_says_what_the_name_stood_for(fast: Kitaru) -> None:
     done = fast("model", "register", "fast", "--model", "openai/other")
-    assert "Registered anew" in done.out
+    assert "Changed" in done.out
     assert "openai/gpt-5-nano" in done.err
 
 

@@ -64,7 +64,7 @@ def test_a_second_interrupt_ends_the_process_at_once(command: type[Command], fol
     with command("run", "flows.py:sleeper", "-i", "name=nap.txt", "--run-id", "s") as running:
         wait_until((folder / "nap.txt").exists)
         running.signal(signal.SIGINT)
-        running.until("Ctrl-C again ends at once")
+        running.until("Ctrl-C again ends the process at once")
         running.signal(signal.SIGINT)
         done = running.end()
     assert done.code == 130

@@ -81,12 +81,14 @@ def test_inputs_come_from_a_json_object_a_file_and_options_which_win(kitaru: Kit
         (["--input-json", "{"], "is not JSON"),
         (["--input-json", "@missing.json"], "missing.json cannot be read"),
         (["-i", "count=1", "--run-id", "a b"], "run id 'a b'"),
+        (["-i", "count=1", "--run-id", ""], "run id may not be empty"),
     ],
 )
 def test_wrong_inputs_are_wrong_usage(kitaru: Kitaru, arguments: list[str], says: str) -> None:
     done = kitaru("run", "flows.py:pages", *arguments)
     assert done.code == 2
     assert says in done.err
+    assert "Run " not in done.err
     assert kitaru("runs", "--json").json["runs"] == []
 
 

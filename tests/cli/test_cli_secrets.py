@@ -160,7 +160,7 @@ def test_rekey_says_what_it_did(kitaru: Kitaru, monkeypatch: pytest.MonkeyPatch)
     library.create_secret("creds", {"A": VALUE, "B": VALUE})
     done = kitaru("secrets", "rekey")
     assert done.code == 0
-    assert done.out.startswith("Sealed 2 values under a key of the key file")
+    assert done.out.startswith("Encrypted 2 values with the key from the key file")
     monkeypatch.setenv(secret_key.VARIABLE, "a passphrase")
     assert kitaru("secrets", "rekey", "--json").json == {"replaced": 2, "left": 0, "source": secret_key.VARIABLE}
     assert library.get_secret("creds")["A"] == VALUE

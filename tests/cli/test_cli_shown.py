@@ -41,14 +41,19 @@ def test_more_keeps_the_filters(kitaru: Kitaru) -> None:
     assert following.err.startswith("More: kitaru runs --status completed --flow cry --since 2h -n 1 --cursor r1")
 
 
+async def until_seen(runtime: Runtime, run: str, wanted: set[str]) -> None:
+    """Wait until a run's log has events of these types."""
+    kinds: list[str] = []
+    while not wanted <= set(kinds):
+        events = await runtime._core.store.watch(run, after=len(kinds), timeout=10)
+        kinds += [type(recorded.event).__name__ for recorded in events]
+
+
 def test_a_sleeping_run_says_until_when(kitaru: Kitaru) -> None:
     async def park() -> None:
         async with Runtime() as runtime:
             await runtime.start(load_spec("flows.py:waits").options(run_id="w"), 7200.0)
-            kinds: list[str] = []
-            while "TimerSet" not in kinds:
-                events = await runtime._core.store.watch("w", after=len(kinds), timeout=10)
-                kinds += [type(recorded.event).__name__ for recorded in events]
+            await until_seen(runtime, "w", {"TimerSet"})
 
     asyncio.run(park())
     until = r"until \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ, in 2 h"
@@ -65,10 +70,7 @@ def test_a_cancelled_run_waits_for_nothing(kitaru: Kitaru, folder: Path, caplog:
     async def cancelled() -> None:
         async with Runtime() as runtime:
             handle = await runtime.start(load_spec("both.py:both").options(run_id="w"))
-            kinds: list[str] = []
-            while not {"TimerSet", "ChildStarted"} <= set(kinds):
-                events = await runtime._core.store.watch("w", after=len(kinds), timeout=10)
-                kinds += [type(recorded.event).__name__ for recorded in events]
+            await until_seen(runtime, "w", {"TimerSet", "ChildStarted"})
             await handle.cancel("enough")
             with pytest.raises(RunCancelledError):
                 await handle.result()
@@ -78,6 +80,25 @@ def test_a_cancelled_run_waits_for_nothing(kitaru: Kitaru, folder: Path, caplog:
     assert len(re.findall(r"(sleep|waits) +✗ cancelled +– +(child run \w+, )?with the run", shown)) == 2
     assert kitaru("show", "w", "--json").json["until"] is None
     assert "child.not_cancelled" not in caplog.text
+
+
+def test_a_step_in_doubt_is_not_said_to_be_billed(kitaru: Kitaru, folder: Path) -> None:
+    text = FLOWS + "\n\n@checkpoint(effects=True)\nasync def mails() -> None:\n"
+    text += "    if not os.path.exists('mended'):\n        await asyncio.sleep(600)\n"
+    text += "\n\n@flow\nasync def sends() -> None:\n    await mails()\n"
+    (folder / "sends.py").write_text(text, encoding="utf-8")
+
+    async def park() -> None:
+        async with Runtime() as runtime:
+            await runtime.start(load_spec("sends.py:sends").options(run_id="w"))
+            await until_seen(runtime, "w", {"StepStarted"})
+
+    asyncio.run(park())
+    shown = kitaru("show", "w").out
+    assert re.search(r"mails +! in doubt +– +may have had effects", shown)
+    assert "  1 step in doubt: started, no outcome recorded; may have had effects, and will run again" in shown
+    (folder / "mended").touch()
+    assert "! in doubt  mails  has no outcome, may have had effects; it runs again" in kitaru("resume", "w").err
 
 
 def test_a_long_result_is_cut_at_the_width_with_the_command_that_prints_it(

@@ -151,7 +151,7 @@ def import_litellm(
         for name, alias in found.aliases.items()
     ]
     out.table(rows, colours=[["green", "bold", "", "dim"]] * len(rows))
-    for title, remarks in (("Other than in the file:", found.changed), ("Not mapped:", found.unmapped)):
+    for title, remarks in (("Changed:", found.changed), ("Not mapped:", found.unmapped)):
         if remarks:
             out.line()
             out.line(title)

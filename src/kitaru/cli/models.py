@@ -115,13 +115,13 @@ def register(
             {"name": name, **words.fields(alias), "default": done.default, "replaced": done.before is not None}
         )
         return OK
-    verb = "Registered" if done.before is None else "Registered anew"
+    verb = "Registered" if done.before is None else "Changed"
     tail = "; it is the default" if done.default else ""
-    out.line(f"{verb} {out.paint(name, 'bold')} as {clean(alias.model)}{tail}.")
+    out.line(f"{verb} {out.paint(name, 'bold')}: {clean(alias.model)}{tail}.")
     if done.before is not None and done.before.model != alias.model:
-        out.note(f"It stood for {clean(done.before.model)}. Runs that have begun keep that; replays take the new one.")
+        out.note(f"It was {clean(done.before.model)}. Runs that have started keep that model; replays use the new one.")
     if done.hidden:
-        out.always(f"warning: KITARU_MODEL_REGISTRY holds another {name}, which wins while it is set.")
+        out.always(f"warning: KITARU_MODEL_REGISTRY has another {name}, which overrides this one.")
     return OK
 
 
@@ -349,7 +349,7 @@ def default(
         out.line(f"{out.paint(name, 'bold')} is the default now.")
         if chosen != name:
             variable = "KITARU_DEFAULT_MODEL" if now.default_model else "KITARU_MODEL_REGISTRY"
-            out.always(f"warning: {variable} names {clean(chosen or '')}, which wins while it is set.")
+            out.always(f"warning: {variable} names {clean(chosen or '')}, which overrides this default.")
     elif chosen is not None:
         out.line(clean(chosen))
     else:
@@ -377,7 +377,9 @@ def remove(
     out = context.out
     if not yes:
         if not (sys.stdin.isatty() and out.err.isatty()):
-            raise UsageError(f"{name!r} would be removed, and nobody is there to ask", hint="Pass --yes.")
+            raise UsageError(
+                f"{name!r} would be removed, and there is no terminal to confirm it on", hint="Pass --yes."
+            )
         if not typer.confirm(f"Remove the alias {name}?", err=True):
             out.note("Nothing was removed.")
             return OK

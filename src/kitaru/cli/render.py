@@ -93,10 +93,9 @@ def show_run(out: Output, view: RunView, *, everything: bool = False) -> None:
     elif view.note:
         out.line(f"  {'reason':<6}  {clean(view.note)}")
     if doubtful := view.in_doubt:
-        billed = any(b.kind == "llm" for b in doubtful)
-        calls = wording.count(len(doubtful), "call" if billed else "step")
+        calls = wording.count(len(doubtful), "call" if all(b.kind == "llm" for b in doubtful) else "step")
         then = ", and will run again on resume" if view.status in ("interrupted", "parked", "stuck") else ""
-        may = "may have been billed" if billed else "may have had effects"
+        may = " or ".join(sorted({may_have(b) for b in doubtful}))
         out.line(f"  {calls} in doubt: started, no outcome recorded; {may}{then}")
     if view.help:
         out.line(f"  {view.help}")
@@ -165,7 +164,7 @@ def _details(out: Output, b: BoundaryView) -> str:
     if b.state == "reused":
         parts.append(f"from {b.reused_from}" + (f", there {clean(b.moved_from)}" if b.moved_from else ""))
     if b.state == "in doubt":
-        parts.append("may have been billed" if b.kind == "llm" else "may have had effects")
+        parts.append(may_have(b))
     if b.state == "cancelled":
         parts.append("by the flow" if b.seconds is not None else "with the run")
     if b.failure is not None:
@@ -175,6 +174,11 @@ def _details(out: Output, b: BoundaryView) -> str:
     if b.metadata:
         parts.append(_metadata(out, b.metadata))
     return ", ".join(parts)
+
+
+def may_have(b: BoundaryView) -> str:
+    """What a boundary that is in doubt may have done."""
+    return "may have been billed" if b.kind == "llm" else "may have had effects"
 
 
 def _warnings(b: BoundaryView) -> list[str]:

@@ -121,7 +121,7 @@ async def _wait(out: Output, progress: Progress, handle: RunHandle[Any], asked: 
             if runs_here(handle):
                 parking = asyncio.create_task(park(handle, "interrupted"))
                 if not (await asyncio.wait([parking], timeout=_SOON))[0]:
-                    out.note("Waiting for what runs in a thread; Ctrl-C again ends at once.")
+                    out.note("Waiting for a step that runs in a thread; Ctrl-C again ends the process at once.")
                 await parking
                 # It may have come to its end just before, or have been stopped by something worse.
                 await handle.result()

@@ -66,19 +66,20 @@ def run(
         bound = found.work.signature.bind_partial()
         bound.arguments.update(given)
         # Told before the flow's first line runs: that line may be the last one that this process gets to.
-        name = run_id or fresh_run_id()
+        name = run_id if run_id is not None else fresh_run_id()
+        named = found.options(run_id=name)
         say_begun(out, "Run", name, render.call_of(found.name, given))
-        return await runtime.start(found.options(run_id=name), *bound.args, **bound.kwargs)
+        return await runtime.start(named, *bound.args, **bound.kwargs)
 
     return run_to_end(out, context.store, begin, new=True)
 
 
-def say_begun(out: Output, verb: str, run: str, called: str, doubts: Sequence[str] = ()) -> None:
+def say_begun(out: Output, verb: str, run: str, called: str, doubts: Sequence[tuple[str, str]] = ()) -> None:
     """Say which run goes now, and what was in doubt before."""
     out.note(f"{verb} {out.paint(run, 'bold', err=True)}  {called}")
-    for key in doubts:
+    for key, may in doubts:
         word = out.paint(wording.state_word("in doubt"), "yellow", err=True)
-        out.note(f"  {word}  {clean(key)}  has no outcome, may have been billed; it runs again")
+        out.note(f"  {word}  {clean(key)}  has no outcome, {may}; it runs again")
 
 
 async def called(runtime: Core, run: str) -> str:
@@ -128,11 +129,11 @@ def resume(context: Context, run: Run, flow: Moved = None) -> int:
     return run_to_end(out, context.store, begin, after=lambda: last)
 
 
-async def in_doubt(runtime: Core, run: str) -> list[str]:
-    """The boundaries that are in doubt before a run is resumed; afterwards they are running."""
+async def in_doubt(runtime: Core, run: str) -> list[tuple[str, str]]:
+    """The boundaries that are in doubt before a run is resumed, and what may have happened; afterwards they run."""
     from kitaru.runtime.views.inspect import view
 
-    return [boundary.key for boundary in (await view(runtime, run)).in_doubt]
+    return [(b.key, render.may_have(b)) for b in (await view(runtime, run)).in_doubt]
 
 
 async def flow_behind(runtime: Core, run: str, moved: str | None) -> Flow[..., Any]:

@@ -237,7 +237,7 @@ def rekey(context: Context) -> int:
     if out.as_json:
         out.document({"replaced": replaced, "left": left, "source": source})
         return OK
-    out.line(f"Sealed {wording.count(replaced, 'value')} under a key of {clean(source)}.")
+    out.line(f"Encrypted {wording.count(replaced, 'value')} with the key from {clean(source)}.")
     if left:
         out.always(f"{wording.count(left, 'value')} stayed as they were: their key is not at hand.")
     return OK

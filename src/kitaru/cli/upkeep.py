@@ -158,7 +158,8 @@ def prune(
         question = f"Remove {wording.count(found, 'finished run')} last touched more than {older_than} ago, for good?"
         if not (sys.stdin.isatty() and out.err.isatty()):
             raise UsageError(
-                f"{wording.count(found, 'run')} would be removed, and nobody is there to ask", hint="Pass --yes."
+                f"{wording.count(found, 'run')} would be removed, and there is no terminal to confirm it on",
+                hint="Pass --yes.",
             )
         if not typer.confirm(question, err=True):
             out.note("Nothing was removed.")

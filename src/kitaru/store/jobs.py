@@ -60,7 +60,7 @@ def _refuse_if_owned(writer: Writer, tx: Transaction, run: str, found: Found) ->
     if writer.owner.health_of(owner) is owners.Health.ALIVE:
         raise RunOwnedError(
             f"run {run} is owned by a living process (pid {owner.pid})",
-            hint="Follow the run, or stop that process first.",
+            hint=f"Follow it: `kitaru events {run} --follow`. Or stop that process first.",
         )
 
 

@@ -334,7 +334,7 @@ def _key(row: Provider, name: str, params: dict[str, Any], fields: dict[str, Any
         notes.change(place, "a placeholder is not kept")
     else:
         fields["secret"] = notes.need_secret(wanted, literal=text, alias=name)
-        notes.change(place, "the key stands in the file itself, and is not kept: it belongs into a secret")
+        notes.change(place, "the file contains the key, which is not imported: store it as a secret")
 
 
 def _settings(params: dict[str, Any], fields: dict[str, Any], where: str, notes: Notebook) -> None:
