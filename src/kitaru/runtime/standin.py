@@ -1,4 +1,4 @@
-"""The stand-in model server, for the command line, which knows no adapters."""
+"""The mock model server, for the command line, which knows no adapters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def serve_standin(
     strict: bool = False,
     ready: Callable[[str], None],
 ) -> None:
-    """Run the stand-in in this process until it is interrupted or terminated.
+    """Run the mock model server in this process until it is interrupted or terminated.
 
     Args:
         host: Address to listen on.

@@ -154,7 +154,7 @@ def _cuts_of_bytes(data: bytes, recent: Recent) -> list[int]:
 
 
 class Layout:
-    """How a content stands in its row."""
+    """The row of a content."""
 
     __slots__ = ("data", "how", "pieces")
 

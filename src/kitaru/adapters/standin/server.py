@@ -124,7 +124,9 @@ class StandInServer:
     def base_url(self) -> str:
         """What a client of OpenAI's takes as base URL, `/v1` included."""
         if self._listener is None:
-            raise UsageError("the stand-in server is not running", hint="Enter it: `with StandInServer() as server:`.")
+            raise UsageError(
+                "the mock model server is not running", hint="Enter it: `with StandInServer() as server:`."
+            )
         return _base_url(self._listener)
 
     @property
@@ -182,7 +184,7 @@ class StandInServer:
 
     def __enter__(self) -> Self:
         if self._thread is not None:
-            raise UsageError("this stand-in server is running already")
+            raise UsageError("this mock model server is running already")
         self._ledger = Ledger(self._options.journal, keep=True)
         up = threading.Event()
         self._server = _server(app(self._options, ledger=self._ledger, gate=self._gate), up.set, grace=0)
@@ -327,5 +329,6 @@ def _base_url(listener: socket.socket) -> str:
 
 def _missing() -> NoReturn:
     raise UsageError(
-        "the stand-in server needs packages that are not installed", hint="Install them: pip install starlette uvicorn."
+        "the mock model server needs packages that are not installed",
+        hint="Install them: pip install starlette uvicorn.",
     )

@@ -38,7 +38,7 @@ SHORT_PROMPT: Final = 1024
 """Bytes up to which a conversation stands in the event's inputs; a longer one is a chain of artifacts."""
 
 LOGGED: Final = "llm.warning"
-"""The event of the log by which a model call's warning is told."""
+"""The name of the log entry for a warning of a model call."""
 
 _NO_TOOLS: Final[Mapping[str, ToolSource]] = {}
 
