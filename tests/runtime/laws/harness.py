@@ -197,11 +197,12 @@ def check_first(spec: Node, played: Played, lines: list[Line]) -> None:
 
 def check_resumed(
     spec: Node, before: Played, prefix: list[Line], after: Played, lines: list[Line], *, order: bool = True,
-    inner: dict[str, dict[str, int]] | None = None,
+    inner: dict[str, dict[str, int]] | None = None, cancelled: frozenset[str] = frozenset(),
 ) -> None:  # fmt: skip
     """The law: what the resumed run may and may not do, given what the log held.
 
     `inner`: how many steps each finished checkpoint attempt has inside, by run, where that is known.
+    `cancelled`: runs that were cancelled without the cut, maybe before they were handed all that was recorded.
     `order`: `before` is what the very run that was cut saw, so that the order of what it saw is compared, too.
     """
     check_first(spec, after, lines)
@@ -234,6 +235,8 @@ def check_resumed(
 
         old = [one for one in earlier.get(run, []) if known(one[0])]
         new = [one for one in later.get(run, []) if known(one[0])]
+        if run in cancelled:
+            new = new[: len(old)]
         if old != new:
             at = next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
             was, is_ = (
@@ -310,7 +313,9 @@ def resume(
     if after is None:
         raise BrokenLawError("the process that resumed died")
     grown = lines_of(target)
-    check_resumed(spec, whole, [line for line in lines if line.id <= at], after, grown, inner=inner)
+    cancelled = frozenset(line.run for line in lines if isinstance(line.recorded.event, RunCancelled))
+    prefix = [line for line in lines if line.id <= at]
+    check_resumed(spec, whole, prefix, after, grown, inner=inner, cancelled=cancelled)
     return after, grown
 
 
