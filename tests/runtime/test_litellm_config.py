@@ -380,7 +380,7 @@ router_settings: {model_group_alias: {gpt-4: a, odd: nosuch}}
     [
         ("a: &x [1]\nb: *x\n", "line 1: anchors"),
         ("a: 1\nb: *x\n", "line 2: anchors"),
-        ("a: 1\na: 2\n", "line 2: 'a' stands there twice"),
+        ("a: 1\na: 2\n", "line 2: 'a' is there twice"),
         ("a: {b: 1, c: 2, b: 3}\n", "twice"),
         ("a: !!python/object/apply:os.system [echo]\n", "not YAML"),
         ("a: [1\n", "not YAML"),

@@ -92,7 +92,7 @@ class FlowWork(DeclaredWork):
         try:
             return dict(self.signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
-            raise UsageError(f"{self.name}{self.signature} cannot be called so: {error}") from None
+            raise UsageError(f"{self.name}{self.signature}: {error}") from None
 
     def encode_named(self, named: Mapping[str, Any]) -> tuple[bytes, bytes]:
         """Inputs by name with the defaults of the others, encoded; and the fingerprint of those that were given.

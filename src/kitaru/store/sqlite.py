@@ -428,7 +428,9 @@ class SqliteStore:
             raise gone
 
     def _not_open(self) -> StoreClosedError:
-        return StoreClosedError(f"the store {self._path} is not open", hint="Open it first: `await store.open()`.")
+        return StoreClosedError(
+            f"the store {self._path} is not open", hint="Use the runtime inside `async with kitaru.Runtime(...):`."
+        )
 
     async def _reading(self, query: Coroutine[object, object, T]) -> T:
         try:

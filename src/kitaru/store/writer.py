@@ -146,7 +146,10 @@ class Writer:
             raise forked(self.path)
         with self._gate:
             if not self._accepting:
-                raise StoreClosedError(f"the store {self.path} is not open", hint="Open it first.")
+                raise StoreClosedError(
+                    f"the store {self.path} is not open",
+                    hint="Use the runtime inside `async with kitaru.Runtime(...):`.",
+                )
             self._queue.put(item)  # type: ignore[arg-type]  # Job is invariant; the queue only hands it back
 
     def stop(self) -> None:

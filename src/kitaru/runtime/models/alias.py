@@ -152,7 +152,7 @@ def _names(alias: Alias) -> Iterator[Problem]:
     if alias.model != alias.model.strip() or (slash and not (provider and model)):
         yield Problem("model", "has a model that is not provider/model")
     if "*" in alias.model:
-        yield Problem("model", "stands for many models", "An alias names one model.")
+        yield Problem("model", "names many models", "An alias names one model.")
     if looks_like_a_key(alias.secret) or re.search(r"[\s=:]", alias.secret):
         yield Problem(
             "secret",

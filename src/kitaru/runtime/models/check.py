@@ -189,7 +189,7 @@ async def _unreached(route: Route, error: ModelConnectionError) -> Verdict:
             said = f"{where}: the name in {_place(route)} has no address{_detail(found)}"
             return Verdict("address", said, f"Check {_named_by(route)} for a typing mistake, and the network.")
         case "refused":
-            return Verdict("refused", f"{where}: nobody listens at {found.place}", _start(route))
+            return Verdict("refused", f"{where}: no server listens at {found.place}", _start(route))
         case "timeout":
             said = f"{where}: nothing comes back from {found.place}"
             return Verdict("timeout", said, f"A firewall or VPN may be in the way; check {_named_by(route)}.")

@@ -244,7 +244,7 @@ def _fallbacks(groups: _Groups, router: dict[str, Any], library: dict[str, Any],
                 elif groups.called.get(name) in groups.aliases:
                     groups.fall_back(groups.called[name], ways)
                 elif ways:
-                    notes.leave_out(f"{place}.{name}", "no alias stands for this name")
+                    notes.leave_out(f"{place}.{name}", "no alias has this name")
         shared += _ways(groups, section.get("default_fallbacks") or [], f"{where}.default_fallbacks", notes)
     if shared:
         for called in set(groups.called.values()) & groups.aliases.keys():

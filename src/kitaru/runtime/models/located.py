@@ -90,7 +90,7 @@ class _Reader:
             if not isinstance(key, str):
                 raise self.fault("a key is not in quotes", at)
             if key in made:
-                raise self.fault(f"{key!r} stands there twice", at)
+                raise self.fault(f"{key!r} is there twice", at)
             self.lines[*path, key] = self._line(at)
             end = self.skip(end)
             if self._text[end : end + 1] != ":":

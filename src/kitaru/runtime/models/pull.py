@@ -102,7 +102,7 @@ def to_pull(name: str) -> tuple[str, str, SecretStr | None]:
         found = route_in(now, name, {})
         if found.provider != "ollama":
             raise UsageError(
-                f"{name!r} stands for {found.name}, which is not ollama's", hint="Only ollama fetches models."
+                f"{name!r} is {found.name}, which is not a model of Ollama", hint="Only ollama fetches models."
             )
         return found.model, found.base_url or usual, key
     before, _, model = name.strip().partition("/")
@@ -186,7 +186,7 @@ def pull(name: str, base_url: str, key: SecretStr | None = None) -> Iterator[Pro
         raise ModelConnectionError(
             f"{_place(base_url)} stopped before {name} was fetched whole",
             sent=True,
-            hint=f"`kitaru model pull {name}` goes on where it stopped.",
+            hint=f"`kitaru model pull {name}` resumes where it stopped.",
         )
 
 
@@ -296,7 +296,7 @@ def _pieces(response: httpx.Response, base_url: str) -> Iterator[bytes]:
         problem = clean(str(error), 200) or type(error).__name__
     if problem:
         raise ModelConnectionError(
-            f"{_place(base_url)} broke off: {problem}", sent=True, hint="Pull again: it goes on."
+            f"{_place(base_url)} broke off: {problem}", sent=True, hint="Pull again: it resumes where it stopped."
         )
 
 

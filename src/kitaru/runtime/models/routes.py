@@ -116,7 +116,7 @@ def checked_model(name: str, environ: Mapping[str, str] | None = None) -> str:
     name = name.strip()
     if name in now.aliases:
         raise UsageError(
-            f"{name!r} is an alias itself", hint=f"An alias stands for a model: --model {now.aliases[name].model}."
+            f"{name!r} is an alias itself", hint=f"An alias names a model: --model {now.aliases[name].model}."
         )
     from kitaru.adapters import provider, split_model
 

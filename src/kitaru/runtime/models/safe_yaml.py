@@ -68,7 +68,7 @@ def load(data: bytes, where: str) -> object:
                 if not isinstance(key, str | int | float | bool):
                     raise refuse(key_node, "a key is not a word")
                 if key in keys:
-                    raise refuse(key_node, f"{key!r} stands there twice")
+                    raise refuse(key_node, f"{key!r} is there twice")
                 keys.add(key)
             return super().construct_mapping(node, deep=deep)
 

@@ -167,7 +167,7 @@ class Exports:
                     raise UsageError(
                         f"run {run} needs another value of {name} than run {other}, which is live in this process",
                         hint="A process has one environment: start it when that run has ended, in a process of its "
-                        "own, or hand the key over with kitaru.credentials(...).",
+                        "own, or pass the key with kitaru.credentials(...).",
                     )
             for name, value in overlay.items():
                 self._needed.setdefault(name, (value, {}))[1][id(holder)] = run
