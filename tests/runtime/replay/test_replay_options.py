@@ -242,6 +242,27 @@ async def test_a_dry_run_says_what_would_run_and_leaves_nothing_behind(project: 
     assert await runs(project.runtime) == {"source"}
 
 
+async def test_a_dry_run_lists_all_that_from_selects(project: Project) -> None:
+    project.load(CHAIN)
+    await project.run("chain", "t")
+    options = ReplayOptions(dry_run=True, from_=("two",), overrides={"four": '"4"'})
+    shown = await dry_report(project.runtime._core, await project.runtime.replay("source", options))
+    assert [(line.key, line.verdict, line.why) for line in shown.lines] == [
+        ("one", "reused", ""), ("two", "would run", "selected by --from"),
+        ("three", "would run", "selected by --from"), ("four", "overridden", ""),
+    ]  # fmt: skip
+
+
+async def test_a_dry_run_does_not_promise_to_reuse_a_failure_that_it_does_not_reach(project: Project) -> None:
+    project.load(CHAIN.replace('return f"{page.title}/{page.words}"', "raise ValueError"))
+    with pytest.raises(ValueError):
+        await project.run("chain", "t")
+    project.edit(('text + "2"', 'text + "!"'))
+    fork = await project.runtime.replay("source", ReplayOptions(dry_run=True), project.flow("chain"))
+    shown = await dry_report(project.runtime._core, fork)
+    assert [line.verdict for line in shown.lines] == ["reused", "would run", "unknown", "unknown"]
+
+
 async def test_a_dry_run_finds_every_parallel_call_that_would_run(project: Project) -> None:
     project.load("""
     SUFFIX = ""

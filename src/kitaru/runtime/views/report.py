@@ -102,19 +102,24 @@ async def dry_report(runtime: Core, fork: Fork) -> ReplayReport:
     before = await runtime.events(fork.source)
     past = histories.read(fork.source, before)
     costs = by_boundary(before)
+    rules, records = fork.execution.rules, fork.execution.records
     lines = []
     for record in sorted(_own(past), key=lambda record: record.order):
         if _ran_in_time(record):
             continue
         if record.key in fork.would_run:
             lines.append(_line(record.key, record, "would run", costs, why=fork.would_run[record.key]))
-        elif record.key in fork.not_reached:
+        elif record.key in rules.overrides:
+            lines.append(_line(record.key, record, "overridden", costs))
+        elif record.key in rules.forced:
+            lines.append(_line(record.key, record, "would run", costs, why="selected by --from"))
+        elif record.key in fork.not_reached or (record.key not in records and record.state != "started"):
             # Without anything that would run, there is nothing that could still lead there.
             behind: Verdict = "unknown" if fork.would_run else "dropped"
             lines.append(
                 _line(record.key, record, behind, costs, why="depends on what would run" if fork.would_run else "")
             )
-        elif record.key in past.overridden or record.key in fork.execution.rules.overrides:
+        elif record.key in past.overridden:
             lines.append(_line(record.key, record, "overridden", costs))
         elif record.state != "started":
             lines.append(_line(record.key, record, "reused", costs))
