@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,30 @@ async def test_a_cancellation_that_the_step_did_not_wait_for_ends_with_the_step(
         return "undisturbed"
 
     assert await run_of(runtime, body) == "undisturbed"
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_a_cancellation_from_outside_that_strikes_with_the_steps_own_is_the_flows(
+    runtime: Runtime, retries: int
+) -> None:
+    """Asyncio raises one `CancelledError` for both."""
+
+    @checkpoint(retries=retries, backoff=0.0)
+    async def raises_before_both_strike() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel, context=Context())
+        task.cancel()
+        raise ValueError("not seen")
+
+    async def body() -> bool:
+        task = asyncio.create_task(raises_before_both_strike())
+        await asyncio.wait([task])
+        return task.cancelled()
+
+    assert await run_of(runtime, body) is True
+    assert await keys_of(runtime, "r", StepCancelled) == ["raises_before_both_strike"]
+    assert [event.final for event in await of_type(runtime, "r", StepFailed)] == [False] * retries
 
 
 async def test_a_cancellation_that_the_step_did_not_wait_for_does_not_strike_its_retry(runtime: Runtime) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -81,8 +80,12 @@ class Flight:
         for _ in range(own):
             asyncio.Task.uncancel(task)
         if pending:
-            with contextlib.suppress(asyncio.CancelledError):
+            try:
                 await asyncio.sleep(0)  # where it strikes
+            except asyncio.CancelledError:
+                if task.cancelling() > self._cancels:
+                    # Together with one from outside, which has come meanwhile.
+                    raise
 
     def finished_child(self, call: Call[Any]) -> Record | None:
         """The first unclaimed one of those that is the same call; equal ones can stand for each other."""
