@@ -284,8 +284,7 @@ class Execution:
         self, events: list[Any], artifacts: dict[bytes, bytes] | None = None, *, forget: bool = False
     ) -> asyncio.Future[None]:
         """Append, and return what is done when it is on disk."""
-        waiter = Waiter("", None, self.host.loop.create_future(), "durable")
-        waiter.execution = self
+        waiter = Waiter("", None, self.host.loop.create_future(), "durable", self)
         self.append(events, artifacts=artifacts, context=waiter, forget=forget)
         return waiter.future
 
@@ -404,7 +403,7 @@ class Execution:
     def handed(self, waiters: list[Waiter]) -> None:
         copied = [self.records[w.key] for w in waiters if not self.records[w.key].own]
         if copied:
-            self.record_reuse(copied, {w.key: w.asked_as for w in waiters})
+            self.record_reuse(copied, {w.key: w.asked_as or w.key for w in waiters})
 
     def record_reuse(self, records: list[Record], asked_as: dict[str, str], turn: Turn = Turn.OWN) -> None:
         now = time.time()

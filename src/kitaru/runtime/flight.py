@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from msgspec import field
+
 from kitaru.runtime.call import Call
 from kitaru.runtime.keys import name_of
 from kitaru.runtime.raised import raised_inside
 from kitaru.runtime.replay import Record
+from kitaru.store.entity import Entity
 from kitaru.store.events import (
     Blob,
 )
@@ -19,45 +22,49 @@ if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
 
 
-class Flight:
+class Flight(Entity):
     """One boundary while it runs live."""
 
-    __slots__ = ("_cancels", "announced", "announcement", "attempt", "call", "code", "data", "ended", "execution",
-                 "fingerprint", "inputs", "key", "known", "order", "own_cancels", "party", "record", "result",
-                 "started", "task", "thread", "unrecorded")  # fmt: skip
+    execution: Execution
+    call: Call[Any]
+    order: int
+    party: object
+    key: str = ""
+    started: float = 0.0
+    attempt: int = 0
+    announced: bool = False
+    announcement: asyncio.Future[None] | None = None
+    """Done when the start is on disk, where the work has not waited for that yet."""
+    code: bytes = b""
+    fingerprint: bytes = b""
+    data: bytes = b""
+    inputs: Blob = b""
+    record: Record | None = None
+    """What the log holds of it from a process that died."""
+    ended: bool = False
+    """Its outcome has been appended."""
+    result: object = None
+    """What the work wants to remember of its performance until the event is made."""
+    unrecorded: Callable[[Exception], Exception] | None = None
+    """Given by work whose result may not get lost: what to fail with where it cannot be recorded."""
+    thread: asyncio.Future[object] | None = None
+    """The pool's thread that still runs a sync attempt which has timed out."""
+    task: asyncio.Task[Any] | None = None
+    """The task that performs it."""
+    own_cancels: int = 0
+    """How often the work has cancelled that task itself, and not taken it back."""
+    _cancels: int = 0
+    known: list[Record] = field(default_factory=list)
+    """Finished children of an attempt that the process died in, to be reused by the attempt that repeats it."""
 
-    def __init__(self, execution: Execution, call: Call[Any], order: int, party: object) -> None:
-        self.execution = execution
-        self.call = call
+    def __post_init__(self) -> None:
+        call = self.call
+        inputs = call.inputs
         self.key = call.key
-        self.order = order
-        self.party = party
         self.started = time.time()
-        self.attempt = 0
-        self.announced = False
-        self.announcement: asyncio.Future[None] | None = None
-        """Done when the start is on disk, where the work has not waited for that yet."""
-        self.code = call.work.version(execution)
-        self.fingerprint = call.inputs.fingerprint
-        self.data: bytes = call.inputs.data or b""
-        self.inputs: Blob = self.data
-        self.record: Record | None = None
-        """What the log holds of it from a process that died."""
-        self.ended = False
-        """Its outcome has been appended."""
-        self.result: object = None
-        """What the work wants to remember of its performance until the event is made."""
-        self.unrecorded: Callable[[Exception], Exception] | None = None
-        """Given by work whose result may not get lost: what to fail with where it cannot be recorded."""
-        self.thread: asyncio.Future[object] | None = None
-        """The pool's thread that still runs a sync attempt which has timed out."""
-        self.task: asyncio.Task[Any] | None = None
-        """The task that performs it."""
-        self.own_cancels = 0
-        """How often the work has cancelled that task itself, and not taken it back."""
-        self._cancels = 0
-        self.known: list[Record] = []
-        """Finished children of an attempt that the process died in, to be reused by the attempt that repeats it."""
+        self.code = call.work.version(self.execution)
+        self.fingerprint = inputs.fingerprint
+        self.data = self.inputs = inputs.data or b""
 
     def begin(self, task: asyncio.Task[Any]) -> None:
         """The running task, `task`, performs it from now on."""

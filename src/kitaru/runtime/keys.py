@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import threading
 from collections.abc import Callable, Collection, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
+from itertools import count
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from zlib import crc32
 
+from msgspec import field
+
 from kitaru.errors import UsageError
 from kitaru.runtime.raised import Contained
+from kitaru.store.entity import Entity
 
 if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
@@ -26,7 +29,6 @@ T = TypeVar("T")
 
 TaskFactory = Callable[..., "asyncio.Future[Any]"]
 
-_COUNTING = threading.Lock()
 _RESERVED = frozenset("/[]>~\n\r\t\0")
 
 
@@ -39,41 +41,22 @@ class Inside(Protocol):
     own_cancels: int
 
 
-class Place:
+class Place(Entity):
     """Where code stands: its run, its prefix of keys, and the checkpoint it is in, if it is in one."""
 
-    __slots__ = ("counts", "execution", "inside", "prefix", "reserved", "thread")
-
-    def __init__(
-        self, execution: Execution, prefix: str, *, inside: Inside | None = None, thread: object | None = None
-    ) -> None:
-        self.execution = execution
-        self.prefix = prefix
-        self.inside = inside
-        self.thread = thread
-        self.counts: dict[str, int] | None = None
-        self.reserved: dict[int, tuple[object, asyncio.Future[Any]]] = {}
-        """Coroutines that are about to be asked for as tasks, by their id, and those tasks."""
+    execution: Execution
+    prefix: str
+    inside: Inside | None = None
+    thread: object | None = None
+    counts: dict[str, count[int]] = field(default_factory=dict)
+    reserved: dict[int, tuple[object, asyncio.Future[Any]]] = field(default_factory=dict)
+    """Coroutines that are about to be asked for as tasks, by their id, and those tasks."""
 
     def key(self, name: str) -> str:
         """The key of the next boundary called `name` here."""
-        if self.inside is not None:
-            # Threads of the checkpoint may call at once.
-            with _COUNTING:
-                return self._key(name)
-        return self._key(name)
-
-    def _key(self, name: str) -> str:
-        counts = self.counts
-        if counts is None:
-            # Most places are those of checkpoints that call nothing durable.
-            counts = self.counts = {}
-        ordinal = counts.get(name)
-        if ordinal is None:
-            counts[name] = 1
-            return self.prefix + name
-        counts[name] = ordinal + 1
-        return f"{self.prefix}{name}[{ordinal}]"
+        # Threads of a checkpoint may call at once: each of these two calls is atomic.
+        ordinal = next(self.counts.setdefault(name, count()))
+        return f"{self.prefix}{name}[{ordinal}]" if ordinal else self.prefix + name
 
     def child(self, name: str) -> Place:
         """A place of its own below this one, for a task or scope called `name`."""

@@ -48,8 +48,7 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
         artifacts = None
     flight.begin(party if call.party is None and isinstance(party, asyncio.Task) else running_task(execution.host.loop))
     execution.flights[call.key] = flight
-    waiter = Waiter(call.key, party, execution.host.loop.create_future(), "live")
-    waiter.execution = execution
+    waiter = Waiter(call.key, party, execution.host.loop.create_future(), "live", execution)
     error: BaseException | None = None
     was_masked = False
     data = b""

@@ -129,8 +129,7 @@ async def _override(execution: Execution, call: Call[Any], record: Record | None
         execution.turns.drop(record.key)
     execution.order += 1
     order, now = execution.order, time.time()
-    waiter = Waiter(key, party, execution.host.loop.create_future(), "live")
-    waiter.execution = execution
+    waiter = Waiter(key, party, execution.host.loop.create_future(), "live", execution)
     # A turn of its own, so that a resume hands it over where it was handed over now.
     execution.turns.on_their_way += 1
     execution.append([Overridden(1, now, key, outcome, work.kind, order)], turn=Turn.OWN, context=waiter)

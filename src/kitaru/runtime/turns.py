@@ -14,26 +14,26 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
+from kitaru.store.entity import Entity
+
 PASSES: Final = 3
 """Loop passes over which a run must be seen waiting. A finished task wakes what waits on it one pass later, and what
 waits on that (an outer gather, `as_completed`) one pass after; no task is seen running in between."""
 
 
-class Waiter:
+class Waiter(Entity):
     """One boundary that waits for its turn, to be handed its outcome or to start.
 
     `party` is who waits: the task that awaits the call, or the thread of a sync flow.
     """
 
-    __slots__ = ("asked_as", "execution", "future", "key", "party", "source")
-
-    def __init__(self, key: str, party: object, future: asyncio.Future[None], source: str) -> None:
-        self.key = key
-        self.asked_as = key
-        self.execution: object = None
-        self.party = party
-        self.future = future
-        self.source = source
+    key: str
+    party: object
+    future: asyncio.Future[None]
+    source: str
+    execution: object = None
+    asked_as: str = ""
+    """The key of the call, where that is another one than the key of the record it waits for."""
 
 
 class RecordedTurn:

@@ -15,6 +15,7 @@ from kitaru.runtime.call import Call
 from kitaru.runtime.keys import Place
 from kitaru.runtime.secrets.private import hidden, is_secret
 from kitaru.store import codec
+from kitaru.store.entity import Entity
 from kitaru.store.events import Blob, BoundaryEvent, Kind, StepCompleted, StepStarted
 
 if TYPE_CHECKING:
@@ -61,19 +62,16 @@ def input_stand_in(value: object) -> object:
     return hidden(value) if is_secret(value) else stand_in(value)
 
 
-class Inputs:
+class Inputs(Entity):
     """What a boundary was called with: as given, and, once every handle is resolved, as recorded.
 
     `data` is the encoded form, None until then. `args` and `kwargs` are what the function gets.
     """
 
-    __slots__ = ("args", "data", "fingerprint", "kwargs")
-
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.args = args
-        self.kwargs = kwargs
-        self.data: bytes | None = None
-        self.fingerprint = b""
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    data: bytes | None = None
+    fingerprint: bytes = b""
 
 
 class Work:

@@ -25,6 +25,7 @@ from kitaru.errors import (
 )
 from kitaru.store import chain, secrets
 from kitaru.store.artifacts import closure, is_node, named_by
+from kitaru.store.entity import Entity
 from kitaru.store.events import (
     FINISHED,
     STATUS_AFTER,
@@ -54,27 +55,24 @@ class HeadMovedError(Exception):
     """Another process appended to a run of this batch since its head was last read."""
 
 
-class Head:
+class Head(Entity):
     """A run's last event as this store knows it, and the epoch under which it may append."""
 
-    __slots__ = ("closed", "created", "digest", "epoch", "flushed", "no", "run", "seq", "shared", "sink", "turn")
-
-    def __init__(self, run: str, no: int, epoch: int, seq: int, turn: int, digest: bytes, sink: Sink | None) -> None:
-        self.run = run
-        self.no = no
-        self.epoch = epoch
-        self.seq = seq
-        self.turn = turn
-        self.digest = digest
-        self.sink = sink
-        self.shared = 0
-        self.flushed = seq
-        self.closed: Status | None = None
-        self.created: RunStarted | None = None
+    run: str
+    no: int
+    epoch: int
+    seq: int
+    turn: int
+    digest: bytes
+    sink: Sink | None
+    flushed: int
+    shared: int = 0
+    closed: Status | None = None
+    created: RunStarted | None = None
 
     def copy(self) -> Head:
         """A head to work on within one transaction."""
-        return Head(self.run, self.no, self.epoch, self.seq, self.turn, self.digest, self.sink)
+        return Head(self.run, self.no, self.epoch, self.seq, self.turn, self.digest, self.sink, self.seq)
 
 
 class Found(NamedTuple):
@@ -191,7 +189,7 @@ class Transaction:
             raise UsageError(f"the first event of a new run must be its RunStarted (run {run})")
         if run in self._taken or run in self.heads or run in self._held:
             raise RunExistsError(f"a run {run} exists already", hint="Follow or resume it, or choose another id.")
-        head = Head(run, self._next_no, 1, 0, 0, chain.origin(run), append.sink)
+        head = Head(run, self._next_no, 1, 0, 0, chain.origin(run), append.sink, 0)
         head.created = events[0]
         return head
 
@@ -214,7 +212,7 @@ class Transaction:
             return known
         held = self._held.get(run)
         sink = held.sink if held is not None else None
-        return Head(run, found.no, found.epoch, found.seq, found.turn, found.digest, sink)
+        return Head(run, found.no, found.epoch, found.seq, found.turn, found.digest, sink, found.seq)
 
     def find(self, run: str) -> Found:
         """A run as the tables have it.

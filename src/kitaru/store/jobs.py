@@ -37,7 +37,7 @@ def claim(writer: Writer, run: str, sink: Sink, python: str, unasked: bool) -> C
         event = RunClaimed(
             v=SCHEMA_VERSION, at=time.time(), epoch=epoch, owner=writer.owner.name, python=python, unasked=unasked
         )
-        head = Head(run, found.no, found.epoch, found.seq, found.turn, found.digest, sink)
+        head = Head(run, found.no, found.epoch, found.seq, found.turn, found.digest, sink, found.seq)
         tx.write(head, [event], 0)
         tx.flush()
         tx.connection.execute("UPDATE heads SET epoch = ? WHERE run = ?", (epoch, found.no))

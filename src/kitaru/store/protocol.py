@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from kitaru.errors import KitaruError
+from kitaru.store.entity import Entity
 from kitaru.store.events import AnyEvent, Status
 
 
@@ -64,7 +65,7 @@ class SecretRow(msgspec.Struct, frozen=True):
     keys: tuple[str, ...] = ()
 
 
-class Append:
+class Append(Entity):
     """Events of one run to be appended together, and, once acknowledged, what became of them.
 
     Args:
@@ -82,36 +83,19 @@ class Append:
     when `turn` is NONE), and `error` (None when all is on disk).
     """
 
-    __slots__ = ("artifacts", "context", "epoch", "error", "events", "forget", "held", "new", "run", "seq", "sink",
-                 "turn", "turn_no")  # fmt: skip
-
-    def __init__(
-        self,
-        run: str,
-        epoch: int,
-        events: Sequence[AnyEvent],
-        sink: Sink,
-        *,
-        artifacts: Mapping[bytes, bytes] | None = None,
-        turn: Turn = Turn.NONE,
-        new: bool = False,
-        held: Sequence[Held] = (),
-        forget: bool = False,
-        context: object = None,
-    ) -> None:
-        self.run = run
-        self.epoch = epoch
-        self.events = events
-        self.sink = sink
-        self.artifacts = artifacts
-        self.turn = turn
-        self.new = new
-        self.held = held
-        self.forget = forget
-        self.context = context
-        self.seq = 0
-        self.turn_no = 0
-        self.error: KitaruError | None = None
+    run: str
+    epoch: int
+    events: Sequence[AnyEvent]
+    sink: Sink
+    artifacts: Mapping[bytes, bytes] | None = None
+    turn: Turn = Turn.NONE
+    new: bool = False
+    held: Sequence[Held] = ()
+    forget: bool = False
+    context: object = None
+    seq: int = 0
+    turn_no: int = 0
+    error: KitaruError | None = None
 
 
 class Recorded(NamedTuple):
