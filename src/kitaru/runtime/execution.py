@@ -114,7 +114,7 @@ class Execution:
         self.warned: set[tuple[str, str]] = set()
         """Models, and the warnings of their answers that the log of this process holds already."""
         self._codes: dict[bytes, bytes] = dict.fromkeys(history.codes, b"")
-        self._unseen: dict[bytes, bytes] = {}
+        self.unseen: dict[bytes, bytes] = {}
         """Sources that the log does not hold yet, by their digests."""
         self._versions: dict[Work, bytes] = {}
         self._without_source: set[str] = set()
@@ -319,12 +319,12 @@ class Execution:
                 "code.no_source", run_id=self.run, boundary=work.name, why="a replay will count it as changed"
             )
         if code.digest and code.digest not in self._codes:
-            self._codes[code.digest] = self._unseen[code.digest] = code.source
+            self._codes[code.digest] = self.unseen[code.digest] = code.source
         return code.digest
 
     def record_source(self, digest: bytes) -> None:
         """Record the source behind a code digest, once. Not before the code has run: only then are its keys known."""
-        source = self._unseen.pop(digest, None)
+        source = self.unseen.pop(digest, None)
         if source is not None:
             blob, artifacts = blob_of(self.secrets.source(source))
             self.append([CodeSeen(1, time.time(), digest, blob)], artifacts=artifacts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import field
 
@@ -20,6 +20,9 @@ from kitaru.store.events import (
 
 if TYPE_CHECKING:
     from kitaru.runtime.execution import Execution
+
+_STRIKES: Final = "_must_cancel"
+"""A task's attribute: whether it gets a cancellation as soon as it waits. It has no public name."""
 
 
 class Flight(Entity):
@@ -70,7 +73,7 @@ class Flight(Entity):
         """The running task, `task`, performs it from now on."""
         self.task = task
         # One that was asked for and has not struck yet comes from outside.
-        self._cancels = task.cancelling() - _about_to_strike(task)
+        self._cancels = task.cancelling() - getattr(task, _STRIKES, False)
 
     def raised(self, error: BaseException) -> bool:
         """Whether the work itself raised `error`, which the calling frame caught: then it has failed."""
@@ -83,7 +86,7 @@ class Flight(Entity):
         """Take back what the work has asked of its own task: it has ended."""
         task, own, self.own_cancels = self.task, self.own_cancels, 0
         assert task is not None
-        pending = _about_to_strike(task) and task.cancelling() - self._cancels <= own
+        pending = getattr(task, _STRIKES, False) and task.cancelling() - self._cancels <= own
         for _ in range(own):
             asyncio.Task.uncancel(task)
         if pending:
@@ -101,14 +104,6 @@ class Flight(Entity):
             if not record.claimed and (record.event.kind, name_of(record.key), record.event.fingerprint) == asked:
                 return record
         return None
-
-
-def _about_to_strike(task: asyncio.Task[Any]) -> bool:
-    """Whether the running task gets a cancellation as soon as it waits."""
-    try:
-        return bool(task._must_cancel)  # type: ignore[attr-defined]  # it has no public name
-    except AttributeError:
-        return False
 
 
 def running_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any]:

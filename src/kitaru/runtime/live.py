@@ -46,9 +46,10 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
         flight.inputs, artifacts = blob_of(flight.data)
     else:
         artifacts = None
-    flight.begin(party if call.party is None and isinstance(party, asyncio.Task) else running_task(execution.host.loop))
+    loop = execution.host.loop
+    flight.begin(party if call.party is None and isinstance(party, asyncio.Task) else running_task(loop))
     execution.flights[call.key] = flight
-    waiter = Waiter(call.key, party, execution.host.loop.create_future(), "live", execution)
+    waiter = Waiter(call.key, party, loop.create_future(), "live", execution)
     error: BaseException | None = None
     was_masked = False
     data = b""
@@ -70,7 +71,7 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
         if execution.leaving:
             raise Suspended
         flight.ended = True
-        if flight.code:
+        if execution.unseen:
             execution.record_source(flight.code)
         execution.turns.on_their_way += 1
         execution.append([event], turn=Turn.SHARED, artifacts=artifacts, context=waiter)

@@ -31,12 +31,15 @@ class Known:
     def __init__(self) -> None:
         self._secrets: dict[str, SecretStr] = {}
         self._sent: dict[str, SecretStr] = {}
+        self.any = False
+        """Whether there is one: looked at before everything that is recorded."""
 
     def add(self, value: SecretStr) -> None:
         """Remember a value that was read."""
         text = value.reveal()
         if len(text) >= SHORTEST:
             self._secrets.setdefault(text, value)
+            self.any = True
 
     def add_sent(self, value: SecretStr) -> None:
         """Remember a key that code passed to a model call: it is masked, but an input may still hold it."""
@@ -45,9 +48,7 @@ class Known:
             while len(self._sent) >= MOST_SENT:
                 self._sent.pop(next(iter(self._sent)), None)
             self._sent[text] = value
-
-    def __bool__(self) -> bool:
-        return bool(self._secrets or self._sent)
+            self.any = True
 
     def all(self, *, sent: bool = False) -> list[SecretStr]:
         """All that were read, and with `sent` the keys that code passed, too."""

@@ -141,7 +141,7 @@ class RunSecrets:
         Raises:
             EncodeError: It does; names the path.
         """
-        if not self._own and not self.vault.known:
+        if not self._own and not self.vault.known.any:
             return
         secrets = self._all() if sent else [*self.vault.known.all(), *self._own]
         if found_in(data, secrets):
@@ -153,7 +153,7 @@ class RunSecrets:
 
     def check_call(self, prefix: str, name: str, data: bytes) -> None:
         """Refuse a boundary whose key or encoded inputs hold a secret known here; raises as `check` does."""
-        if self._own or self.vault.known:
+        if self._own or self.vault.known.any:
             self.check_text(name, "the name of a boundary")
             self.check_text(prefix, "the name of a task's function or of a scope")
             self.check(data, f"{name}(): inputs")
@@ -168,7 +168,7 @@ class RunSecrets:
         Raises:
             EncodeError: It does.
         """
-        if len(text) < SHORTEST or not (self._own or self.vault.known):
+        if len(text) < SHORTEST or not (self._own or self.vault.known.any):
             return
         # Names are short, and no form of a secret is shorter than the secret.
         fitting = (secret for secret in self._all() if len(secret.reveal()) <= len(text))
