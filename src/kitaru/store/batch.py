@@ -456,6 +456,8 @@ def spread(db: sqlite3.Connection, statement: Callable[[int], str], width: int, 
     Returns:
         How many rows changed.
     """
+    if not values:
+        return 0
     changed = at = 0
     left = len(values) // width
     for size in _SIZES:

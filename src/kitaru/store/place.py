@@ -80,7 +80,7 @@ class OpenFiles:
     """
 
     def __init__(self, path: str) -> None:
-        paths = [Path(path + end) for end in _SIDE_FILES]
+        paths = [path + end for end in _SIDE_FILES]
         self._known = [(each, at.st_dev, at.st_ino) for each in paths if (at := _found(each)) is not None]
 
     def changed(self) -> str | None:
@@ -89,13 +89,13 @@ class OpenFiles:
             found = _found(path)
             # A database in WAL mode has a first page; its WAL is empty at times.
             if found is None or found.st_ino != inode or found.st_dev != device or (number == 0 and found.st_size == 0):
-                return str(path)
+                return path
         return None
 
 
-def _found(path: Path) -> os.stat_result | None:
+def _found(path: str) -> os.stat_result | None:
     try:
-        return path.stat()
+        return os.stat(path)  # noqa: PTH116  # before every write: a Path costs more than the call
     except OSError:
         # Also where it may be there and cannot be looked at: nothing that cannot be checked is acknowledged.
         return None
