@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -25,7 +26,13 @@ def home() -> Path:
         from platformdirs import user_data_dir
 
         named = user_data_dir("kitaru", appauthor=False)
-    return Path(named).expanduser().resolve()
+    return _resolved(named) if os.path.isabs(named) else Path(named).expanduser().resolve()
+
+
+@functools.lru_cache(maxsize=8)
+def _resolved(path: str) -> Path:
+    # Once: every start of a run asks for it.
+    return Path(path).resolve()
 
 
 def store_at(store: str | Path | Store | None, durability: str, lease: Duration) -> Store:
