@@ -53,10 +53,10 @@ def is_node(data: bytes) -> bool:
 
 def named_by(event: AnyEvent) -> list[bytes]:
     """Digests of the artifacts that an event names itself (not those a node names in turn)."""
-    if type(event) is Copied:
-        return named_by(_decode(event.event))
     if type(event) is StepCompleted and type(event.inputs) is bytes and type(event.outcome) is bytes:
         return []
+    if type(event) is Copied:
+        return named_by(_decode(event.event))
     found: list[bytes] = []
     one, many = _fields(type(event))
     for name in one:

@@ -105,7 +105,7 @@ def environment_secrets(environ: Mapping[str, str] | None = None) -> list[Secret
     from kitaru.adapters.secret import SecretStr
 
     environ = os.environ if environ is None else environ
-    values = [environ.get(name, "").strip() for name in environ if _is_secret_name(name)]
+    values = [environ.get(name, "").strip() for name in filter(_is_secret_name, environ)]
     return [SecretStr(value) for value in values if len(value) >= SHORTEST_KEY]
 
 
