@@ -11,22 +11,20 @@ from typing import Any
 class Isolated(Generator[Any, None, Any]):
     """An awaitable that runs another one in `context`: what that sets there is not seen by whoever awaits."""
 
-    __slots__ = ("_inner", "_run", "_send")
+    __slots__ = ("_inner", "_run")
 
     def __init__(self, context: Context, inner: Awaitable[Any]) -> None:
-        coroutine: Coroutine[Any, Any, Any] = inner if isinstance(inner, CoroutineType) else _awaited(inner)
-        self._inner = coroutine
-        self._send = coroutine.send
+        self._inner: Coroutine[Any, Any, Any] = inner if isinstance(inner, CoroutineType) else _awaited(inner)
         self._run = context.run
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self
 
     def __next__(self) -> Any:
-        return self._run(self._send, None)
+        return self._run(self._inner.send, None)
 
     def send(self, value: Any, /) -> Any:
-        return self._run(self._send, value)
+        return self._run(self._inner.send, value)
 
     def throw(self, typ: Any, val: BaseException | object | None = None, tb: TracebackType | None = None, /) -> Any:
         if val is None and tb is None:

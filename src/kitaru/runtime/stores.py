@@ -26,7 +26,7 @@ def home() -> Path:
         from platformdirs import user_data_dir
 
         named = user_data_dir("kitaru", appauthor=False)
-    return _resolved(named) if os.path.isabs(named) else Path(named).expanduser().resolve()
+    return _resolved(named) if os.path.isabs(named) else Path(named).expanduser().resolve()  # noqa: PTH117
 
 
 @functools.lru_cache(maxsize=8)
