@@ -69,7 +69,8 @@ class History:
         self.deviations = 0
         self.other_python = False
         self.started: RunStarted | None = None
-        self._children: dict[str, list[Record]] = {}
+        self.inner: dict[str, list[Record]] = {}
+        """The finished boundaries inside attempts of checkpoints, by the key of the attempt."""
         self._alike: dict[tuple[str, str, bytes], list[Record]] | None = None
         self.pythons: set[str] = set()
         """The Python versions that wrote the log, or made what it copied."""
@@ -99,7 +100,7 @@ class History:
 
     def children(self, key: str, attempt: int) -> list[Record]:
         """The finished boundaries inside one attempt of a checkpoint."""
-        return self._children.get(f"{key}>{attempt}", []) if self._children else []
+        return self.inner.get(f"{key}>{attempt}", [])
 
     def never_asked(self) -> list[str]:
         """Own recorded boundaries with an outcome that the flow has not come to."""
@@ -180,7 +181,7 @@ def _take(
         history.order = max(history.order, event.order)
         if attempt := _attempt_around(event.key):
             history.effects[event.key] = record
-            history._children.setdefault(attempt, []).append(record)
+            history.inner.setdefault(attempt, []).append(record)
             return
         history.records[event.key] = record
         history.reused[event.key] = event.moved_from
@@ -227,14 +228,14 @@ def _take_boundary(history: History, seq: int, turn: int, event: BoundaryEvent |
     if isinstance(event, StepFailed):
         # Whatever runs the failed attempt again calls anew what it called.
         attempt = f"{key}>{event.attempt}"
-        for inner in [p for p in history._children if p == attempt or p.startswith(attempt + "/")]:
-            del history._children[inner]
+        for inner in [p for p in history.inner if p == attempt or p.startswith(attempt + "/")]:
+            del history.inner[inner]
     if around := _attempt_around(key):
         if isinstance(event, StepStarted) and event.effects:
             history._effects_begun.add(key)
         if state != "started":
             record = Record(key, event, state, seq=seq, turn=0, own=True)
-            history._children.setdefault(around, []).append(record)
+            history.inner.setdefault(around, []).append(record)
             if key in history._effects_begun and state != "cancelled":
                 history.effects[key] = record
         return

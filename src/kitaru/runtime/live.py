@@ -40,8 +40,9 @@ async def perform(execution: Execution, call: Call[Any], party: object, record: 
     if record is not None and record.own:
         flight.record = record
         flight.attempt = record.attempts
-    # Its own start may not have been committed yet when the process died.
-    flight.known = execution.history.children(call.key, flight.attempt + 1)
+    if execution.history.inner:
+        # Its own start may not have been committed yet when the process died.
+        flight.known = execution.history.children(call.key, flight.attempt + 1)
     if len(flight.data) > INLINE_LIMIT:
         flight.inputs, artifacts = blob_of(flight.data)
     else:
