@@ -304,7 +304,7 @@ def test_a_plain_answer_to_a_stream_s_request_is_read() -> None:
         (b"data: {\n\n", "not JSON"),
         (b"data: \xff\xfe\n\n", "not JSON"),
         (b"data: " + b"[" * 100_000 + b"\n\n", "not JSON"),
-        (b"data: []\n\n", "not a JSON object"),
+        (b"data: [3]\n\n", "not a JSON object"),
         (b"data: 3\n\n", "not a JSON object"),
         (b'data: {"choices": 3}\n\n', "no list"),
         (b'data: {"choices": [{"delta": {"content": 3}}]}\n\n', "not text"),

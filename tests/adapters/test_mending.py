@@ -54,6 +54,14 @@ def test_a_pair_that_two_events_share_is_one_character(text: str, data: st.DataO
     assert "".join(one["text"] for one in read) == text
 
 
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [(b'{"a":1e999}', None), (b'{"a":-Infinity}', None), (b'{"a":"one\ntwo\t"}', "one\ntwo\t"), (b'{"a":1e3}', 1000.0)],
+)
+def test_numbers_without_end_are_null_and_raw_line_breaks_stay(body: bytes, value: object) -> None:
+    assert json.loads(readable(body)) == {"a": value}
+
+
 def test_what_is_no_json_stays_as_it_is() -> None:
     assert readable(b"NaN and \\ud83d {") == b"NaN and \\ud83d {"
 
@@ -75,7 +83,10 @@ async def test_heartbeats_and_split_characters_disturb_no_stream(transport: Tran
 
 
 def test_heartbeats_are_no_events() -> None:
-    found = ServerEvents().feed(b'data: null\n\ndata: ""\n\ndata: ping\n\nevent: ping\ndata: {}\n\n')
+    beats = b"".join(
+        b"data: %s\n\n" % one for one in (b"null", b'""', b"ping", b"PING", b"[]", b"[PING]", b": keepalive")
+    )
+    found = ServerEvents().feed(beats + b"event: ping\ndata: {}\n\n")
     assert [(one.event, one.data) for one in found] == [("ping", b"{}")]
 
 
@@ -163,6 +174,16 @@ def test_a_filtered_answer_of_azure_has_no_message() -> None:
         ("draft\n</think>\n\nOslo", "Oslo", "draft"),
         ('draft {"a": 1}</think>{"a": 2}', '{"a": 2}', 'draft {"a": 1}'),
         ("<think>no end", "", "no end"),
+        ("<THINK >draft</Think>Oslo", "Oslo", "draft"),
+        ("<think>one</think>\n<think>two</think>\nOslo", "Oslo", "one\ntwo"),
+        ("[THINK]draft[/THINK]Oslo", "Oslo", "draft"),
+        ("◁think▷draft◁/think▷Oslo", "Oslo", "draft"),
+        ("<seed:think>draft</seed:think>Oslo", "Oslo", "draft"),
+        ("</think>Oslo", "Oslo", ""),
+        ("It is Oslo.</think>Oslo", "Oslo", "It is Oslo."),
+        ("```html\n</think>\n```", "```html\n</think>\n```", ""),
+        ("[thinking] Oslo", "[thinking] Oslo", ""),
+        ('<|channel|>final <|constrain|>json<|message|>{"a": 1}<|return|>', '{"a": 1}', ""),
         (
             "<|channel|>analysis<|message|>draft<|end|><|start|>assistant<|channel|>final<|message|>Oslo",
             "Oslo",
@@ -183,7 +204,15 @@ def test_leading_thinking_is_apart_from_the_text(text: str, said: str, thought: 
 
 # -- whole answers ----------------------------------------------------------------------------------------------------
 
-BEATS = [b"data: null\n\n", b"data:\n\n", b'data: ""\n\n', b": ping\n\n", b"event: ping\ndata: null\n\n", b"\n\n"]
+BEATS = [
+    b"data: null\n\n",
+    b"data:\n\n",
+    b'data: ""\n\n',
+    b": ping\n\n",
+    b"event: ping\ndata: null\n\n",
+    b"data: []\n\n",
+    b"\n\n",
+]
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +242,7 @@ def read(name: str, pieces: list[bytes], *, streamed: bool) -> Reply:
     return taking.finish()
 
 
-ODD = [b"NaN", b"-Infinity", b"[Infinity]", b'"\\ud83d"', b'{"x":"\\ude00!"}', b'"\xf0\x9f"']
+ODD = [b"NaN", b"-Infinity", b"1e999", b'"\t"', b"[Infinity]", b'"\\ud83d"', b'{"x":"\\ude00!"}', b'"\xf0\x9f"']
 
 
 def spoilt(body: bytes, draw: st.DataObject) -> bytes:

@@ -75,6 +75,7 @@ def _base_url(environ: Mapping[str, str]) -> str | None:
 ROW: Final = Provider(
     name="azure",
     title="Azure OpenAI",
+    thinks_in_text=True,
     # Its strict schemas take no keywords beside the structure: Microsoft Learn "Structured outputs".
     capabilities=Capabilities(
         features=frozenset(

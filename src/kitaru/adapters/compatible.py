@@ -117,6 +117,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="mistral",
+            thinks_in_text=True,
             title="Mistral AI",
             capabilities=Capabilities(
                 features=_CHAT | {"documents", "document_urls", "audio", "audio_urls"}, schema_dialect="closed"
@@ -209,6 +210,7 @@ _ROWS: Final[tuple[tuple[Provider, Dialect], ...]] = (
     (
         Provider(
             name="deepseek",
+            thinks_in_text=True,
             title="DeepSeek",
             capabilities=Capabilities(
                 speakers=True,

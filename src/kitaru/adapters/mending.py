@@ -13,15 +13,15 @@ import msgspec
 from kitaru.adapters.message import assistant
 from kitaru.adapters.reply import Reply
 
-_SUSPECT: Final = (b"\\ud", b"\\uD", b"NaN", b"Infinity")
-"""What JSON that Python writes and strict readers refuse has in it."""
+_SURROGATE: Final = (b"\\ud", b"\\uD")
 
 _HIGH_AT_END: Final = re.compile(rb'((?<!\\)(?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2})(?=")')
 _LOW_AT_START: Final = re.compile(rb'(?<=")(?=\\u[dD][c-fC-F][0-9a-fA-F]{2})')
 
 
 def readable(body: bytes) -> bytes:
-    """Return a body as strict JSON: half a character becomes U+FFFD; NaN and infinities become null.
+    """Return a body as strict JSON: half a character becomes U+FFFD; NaN and numbers without end become null; line
+    breaks in strings are escaped.
 
     Args:
         body: JSON from outside. One that is strict, or no JSON at all, comes back as it is.
@@ -31,8 +31,6 @@ def readable(body: bytes) -> bytes:
             body.decode()
         except UnicodeDecodeError:
             body = body.decode("utf-8", "replace").encode()
-    if not any(mark in body for mark in _SUSPECT):
-        return body
     try:
         msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -40,7 +38,7 @@ def readable(body: bytes) -> bytes:
     else:
         return body
     try:
-        value = json.loads(body.removeprefix(b"\xef\xbb\xbf"), parse_constant=lambda _: None, parse_float=_finite)
+        value = _LENIENT.decode(body.removeprefix(b"\xef\xbb\xbf").decode())
         text = json.dumps(value, ensure_ascii=False)
     except (ValueError, RecursionError):
         return body
@@ -52,6 +50,9 @@ def _finite(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+_LENIENT: Final = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite, strict=False)
+
+
 class EventMender:
     """Makes the events of one stream readable. A surrogate pair that two events share becomes one character."""
 
@@ -60,7 +61,7 @@ class EventMender:
 
     def readable(self, data: bytes) -> bytes:
         """Return an event's data as `readable` does."""
-        if not any(mark in data for mark in _SUSPECT):
+        if not any(mark in data for mark in _SURROGATE):
             return readable(data)
         if self._half:
             data, joined = _LOW_AT_START.subn(self._half.replace(b"\\", b"\\\\"), data, count=1)
@@ -73,8 +74,15 @@ class EventMender:
         return readable(data)
 
 
-HEARTBEATS: Final = frozenset({b"", b"null", b'""', b"ping", b"keep-alive", b"keepalive", b"heartbeat"})
-"""Data of events that say nothing: some servers send them while an answer is under way."""
+_BEATS: Final = (b"null", b"true", b"ok", b"ping", b"keep-alive", b"keepalive", b"heartbeat")
+_HEARTBEATS: Final = frozenset(
+    {b"", b'""', b"[]", *(form % beat for beat in _BEATS for form in (b"%s", b'"%s"', b"[%s]"))}
+)
+
+
+def is_heartbeat(data: bytes) -> bool:
+    """Say whether an event's data says nothing: some servers send such events while an answer is under way."""
+    return data[:1] != b"{" and (data.strip().lower() in _HEARTBEATS or data.startswith(b":"))
 
 
 def usable(reply: Reply, *, thinks_in_text: bool) -> Reply:
@@ -85,7 +93,7 @@ def usable(reply: Reply, *, thinks_in_text: bool) -> Reply:
         thinks_in_text: Whether its provider serves models that write their thinking into the text.
     """
     text, reasoning = (reply.text, "") if not thinks_in_text else _apart(reply.text)
-    calls = tuple(call for call in reply.tool_calls if call.name)
+    calls = tuple(call for call in reply.tool_calls if call.name.strip())
     if text == reply.text and len(calls) == len(reply.tool_calls):
         return reply
     opaque = reply.message.opaque
@@ -105,25 +113,41 @@ def usable(reply: Reply, *, thinks_in_text: bool) -> Reply:
     )
 
 
-_THOUGHT: Final = re.compile(r"\s*<(think|thinking)>(.*?)(?:</\1>\s*|\Z)", re.DOTALL)
-# The opening tag is part of the prompt of some templates. A line break, or JSON behind it, tells it from a mention.
-_THOUGHT_END: Final = re.compile(r"(?:\n\s*</think(?:ing)?>\s*|</think(?:ing)?>\s*(?:\n\s*|(?=[{\[])|\Z))")
+_TAGS: Final = (
+    *((rf"(?i:<{name}\s*>)", rf"(?i:</{name}\s*>)") for name in ("think", "thinking", "seed:think")),
+    (r"\[THINK\]", r"\[/THINK\]"),
+    ("◁think▷", "◁/think▷"),
+)
+_THOUGHT: Final = re.compile("|".join(rf"\s*{begin}(.*?)(?:{end}\s*|\Z)" for begin, end in _TAGS), re.DOTALL)
+# The opening tag is part of the prompt of some templates. The end of a line or of a sentence before it, or a line break
+# or JSON behind it, tells it from a mention.
+_THOUGHT_END: Final = re.compile(
+    r"(?:(?:\A|\n)[ \t]*TAG\s*|(?<=[.!?])TAG\s*|TAG\s*(?:\n\s*|(?=[{\[])|\Z))".replace("TAG", "</think(?:ing)?>"),
+    re.IGNORECASE,
+)
 _CHANNEL: Final = re.compile(
-    r"(?:<\|start\|>\w*)?<\|channel\|>(\w+)[^<]*<\|message\|>(.*?)(?:<\|end\|>|<\|return\|>|<\|call\|>|\Z)", re.DOTALL
+    r"(?:<\|start\|>\w*)?<\|channel\|>(\w+)[^\n]{0,200}?<\|message\|>(.*?)(?:<\|end\|>|<\|return\|>|<\|call\|>|\Z)",
+    re.DOTALL,
 )
 
 
 def _apart(text: str) -> tuple[str, str]:
     """The text of an answer, and the thinking that was written before it."""
-    if "<" not in text:
+    if not any(mark in text for mark in "<[◁"):
         return text, ""
     if text.lstrip().startswith(("<|channel|>", "<|start|>")):
         parts = _CHANNEL.findall(text)
         if parts:
             final = "".join(said for channel, said in parts if channel == "final")
             return final, "".join(said for channel, said in parts if channel != "final")
-    if (thought := _THOUGHT.match(text)) is not None:
-        return text[thought.end() :], thought[2].strip()
+    at, thoughts = 0, list[str]()
+    while (thought := _THOUGHT.match(text, at)) is not None:
+        at = thought.end()
+        thoughts.append(thought[thought.lastindex or 0].strip())
+    if thoughts:
+        return text[at:], "\n".join(thoughts)
     if "<think" not in text and (end := _THOUGHT_END.search(text)) is not None:
-        return text[end.end() :], text[: end.start()].strip()
+        before = text[: end.start()]
+        if before.count("```") % 2 == 0:
+            return text[end.end() :], before.strip()
     return text, ""

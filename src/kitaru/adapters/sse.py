@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from kitaru.adapters.mending import HEARTBEATS, EventMender
+from kitaru.adapters.mending import EventMender, is_heartbeat
 
 _LONGEST_LINE: Final = 64 * 1024 * 1024
 
@@ -96,7 +96,7 @@ class ServerEvents:
     def _line(self, line: bytes, found: list[ServerEvent]) -> None:
         if not line:
             data = b"\n".join(self._data)
-            if data.strip() not in HEARTBEATS:
+            if not is_heartbeat(data):
                 found.append(ServerEvent(self._event, self._mender.readable(data)))
             self._event, self._data = "", []
             return

@@ -10,7 +10,7 @@ from kitaru.adapters.call import ModelCall
 from kitaru.adapters.call_ids import made_id
 from kitaru.adapters.failures import cut_short, decode, failure, failure_within, malformed, not_json, request_id
 from kitaru.adapters.fields import Object, count, is_object, json_text, object_at, objects_in, text_in
-from kitaru.adapters.mending import HEARTBEATS, EventMender
+from kitaru.adapters.mending import EventMender, is_heartbeat
 from kitaru.adapters.message import ToolCall, assistant
 from kitaru.adapters.notes import notes
 from kitaru.adapters.provider import Provider
@@ -176,7 +176,7 @@ class OllamaStream:
         return read(self._row, self._call, self._status, self._headers, body)
 
     def _line(self, line: bytes) -> list[Delta]:
-        if line.strip() in HEARTBEATS or self._last is not None:
+        if is_heartbeat(line) or self._last is not None:
             return []
         try:
             payload = decode(self._mender.readable(line))
