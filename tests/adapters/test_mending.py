@@ -116,7 +116,12 @@ NAMELESS: dict[str, dict[str, Any]] = {
         "usage": {"input_tokens": 1000, "output_tokens": 700, "total_tokens": 1700},
     },
     "openai": {
-        "choices": [{"message": {"role": "assistant", "tool_calls": [{"id": "t", "function": {}}]}}],
+        "choices": [
+            {
+                "message": {"role": "assistant", "tool_calls": [{"id": "t", "function": {}}]},
+                "finish_reason": "tool_calls",
+            }
+        ],
         "usage": {"prompt_tokens": 1000, "completion_tokens": 700},
     },
 }  # fmt: skip
@@ -130,6 +135,7 @@ def test_a_call_of_no_tool_is_left_out_and_its_answer_is_paid(name: str) -> None
     assert (reply.tool_calls, reply.message.tool_calls, reply.message.opaque) == ((), (), None)
     assert (reply.usage.input, reply.usage.output) == (1000, 700)
     assert "a tool call that names no tool was left out" in reply.warnings
+    assert reply.finish == "stop"
 
 
 @pytest.mark.parametrize("index", [{"index": 0}, {}])

@@ -509,6 +509,7 @@ def test_of_several_values_that_fit_the_last_one_counts(text: str) -> None:
         ('{"street": "Main\nSt 1", "city": "Oslo"}', "Main\nSt 1"),
         ('{"street": "Main, ]St\t1", "city": "Oslo",}', "Main, ]St\t1"),
         ('[{"street": "Main St 1", "city": "Oslo"}]', "Main St 1"),
+        (msgspec.json.encode(STREET).decode(), "Main St 1"),
         ('Here: {"street": "Main St 1",\n "city": "Oslo",\n}', "Main St 1"),
     ],
 )

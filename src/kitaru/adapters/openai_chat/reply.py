@@ -97,6 +97,7 @@ def read_reply(
     more = [clean(text_in(one.get("message")), 200) for one in objects_in(payload.get("warnings"))[:5]]  # together
     if odd:
         more.append("a tool call that names no tool was left out")
+        finish = "stop" if finish == "tool_calls" and not calls else finish
     warnings = notes(
         text,
         finish,

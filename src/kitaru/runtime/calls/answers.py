@@ -210,9 +210,12 @@ def _values_in(text: str) -> list[Any]:
     fences."""
     text = text.strip().removeprefix("\ufeff")
     try:
-        return [msgspec.json.decode(text)]
+        value = msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         pass
+    else:
+        # Some models write the object as a text that holds JSON.
+        return [value, *reversed(_embedded(value))] if isinstance(value, str) else [value]
     fenced: list[object] = []
     for block in text.split(_FENCE)[1::2]:
         head, _, rest = block.partition("\n")
