@@ -91,10 +91,10 @@ class FlowTask(RunTask):
     """A task that a flow's code made. Its hash comes from its path, so sets of such tasks iterate in the same order in
     every process."""
 
-    def __init__(self, coro: Any, *, path: str, salt: int, **options: Any) -> None:
-        # Before asyncio puts the task into a set of its own.
-        self._hash = crc32(path.encode(), salt)
-        super().__init__(coro, **options)
+    __slots__ = ("_hash",)
+
+    # Not in a constructor, which would be a call in Python for each task.
+    _hash: int
 
     def __hash__(self) -> int:
         return self._hash
@@ -182,7 +182,11 @@ def _factory_after(before: TaskFactory | None) -> TaskFactory:
                 options["context"] = context
             task = within(loop, coro, **options)
         elif path:
-            task = FlowTask(coro, path=path, salt=place.execution.salt, loop=loop, context=context, **options)
+            named = FlowTask.__new__(FlowTask)
+            # Before asyncio puts the task into a set of its own.
+            named._hash = crc32(path.encode(), place.execution.salt)
+            asyncio.Task.__init__(named, coro, loop=loop, context=context, **options)
+            task = named
         else:
             task = RunTask(coro, loop=loop, context=context, **options)
         if place.inside is None:
