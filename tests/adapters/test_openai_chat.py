@@ -255,7 +255,6 @@ def test_a_text_is_given_with_a_warning_where_its_end_is_odd(finish: object, neu
         ({"content": "half"}, "content_filter", "content filter"),
         ({"content": ""}, "length", "token limit was used up"),
         ({"content": None}, "tool_calls", "asks for a tool"),
-        ({"content": None, "tool_calls": [{}]}, "stop", "asks for a tool"),
         ({"content": None}, None, "no reason is given"),
         ({"content": "half"}, "error", "broke off"),
     ],

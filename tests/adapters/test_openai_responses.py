@@ -691,7 +691,7 @@ def test_a_bare_error_instead_of_a_stream_is_found() -> None:
     "data",
     [
         b"data: {\n\n",
-        b"data: []\n\n",
+        b"data: [3]\n\n",
         b"<html>bad gateway</html>\n",
         events({"type": "response.completed"}),
         events({"type": "response.completed", "response": 7}),
