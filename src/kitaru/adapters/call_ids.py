@@ -37,7 +37,7 @@ def own_ids(call: ModelCall, provider: str) -> frozenset[str]:
     """Return the ids of the tool calls whose turns go back as they came: there, and in the results, they stay.
 
     Args:
-        call: What is asked.
+        call: The model call.
         provider: The row that is asked.
     """
     return frozenset(

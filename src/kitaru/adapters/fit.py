@@ -44,7 +44,7 @@ def fit(call: ModelCall, row: Provider, lacking: Mapping[str, str] = {}) -> Fitt
     """Return a call as its provider and model can take it.
 
     Args:
-        call: What is asked.
+        call: The model call.
         row: The provider.
         lacking: Settings that this model is known to lack beyond the row's table, and why.
 

@@ -17,7 +17,7 @@ def with_nested(
     """Move what a call's `extra` holds of an inner object into that object.
 
     Args:
-        call: What is asked.
+        call: The model call.
         name: The inner object's name in the body.
         stated: What the call's settings put into it; None is unset.
         own: Fields of it that `extra` may not hold.
@@ -50,7 +50,7 @@ def with_listed(call: ModelCall, name: str, stated: Sequence[object]) -> tuple[M
     """Move what a call's `extra` holds of a list to the end of that list.
 
     Args:
-        call: What is asked.
+        call: The model call.
         name: The list's name in the body.
         stated: What the call itself puts into it.
 

@@ -139,7 +139,7 @@ def body_of(call: ModelCall, fields: Mapping[str, object], own: frozenset[str]) 
     """Return the body of a request: `fields` that are not None, and the call's `extra`.
 
     Args:
-        call: What is asked.
+        call: The model call.
         fields: The body; `msgspec.Raw` values are written as they are.
         own: Fields that `extra` may not hold: they have settings of their own, or change the form of the answer.
 

@@ -158,7 +158,7 @@ class Transport:
         """Return what of a call its model has refused here before, and why: advisory settings, forms of the answer.
 
         Args:
-            call: What is asked: a setting that was refused beside another one may be taken without it.
+            call: The model call. A setting that is refused in one combination may be accepted in another.
             base_url: The address called.
         """
         return self._refusals.of(call, base_url)
@@ -185,7 +185,7 @@ class Transport:
         unless the call is strict.
 
         Args:
-            call: What is asked.
+            call: The model call.
             endpoint: Where, and as whom.
             adapter: Speaks the provider's wire format.
             retry: How often and how patiently to try.

@@ -58,7 +58,7 @@ def with_runtime(
     async def enter() -> T:
         async with Core(store, recover=False) as runtime:
             if store is not None:
-                # What the user's code does through the default runtime belongs into the same store, also where that
+                # The default runtime of the user's code uses the same store, also where that
                 # code changes the working folder.
                 os.environ["KITARU_STORE"] = runtime.store.url
             return await work(runtime)

@@ -115,7 +115,7 @@ class Core:
         await self.close()
 
     async def enter(self) -> None:
-        """Open the store, and go on with what nobody owns."""
+        """Open the store, and resume its orphaned runs."""
         await self.open()
         if self._recover:
             await self._recovery.try_once()
@@ -264,7 +264,7 @@ class Core:
         return self.background(self._start(flow, args, kwargs)).result()
 
     async def _kept(self, run: str, taking: Coroutine[Any, Any, RunHandle[T]]) -> RunHandle[T]:
-        """Finish what makes this process the owner of `run` even if whoever waits for it gives up: an owned run that
+        """Finish claiming `run` although the caller that waits for it is cancelled: an owned run that
         nobody executes would be stuck until the process ends."""
         context = copy_context()
         context.run(here.set, None)

@@ -345,8 +345,8 @@ class Flow(Generic[P, T]):
     def start(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, RunHandle[T]]:
         """Start a run in the default runtime, on this loop. An id that exists already gives that run's handle.
 
-        In a flow it is a child run, started once: a resume goes on with it, and what the flow asks of its handle is
-        recorded.
+        In a flow, the run is a child run and started once: a resume returns its handle again, and the answers of that
+        handle are recorded.
 
         Raises:
             UsageError: The inputs do not fit, or the id belongs to another flow or other inputs; in a checkpoint.

@@ -32,7 +32,7 @@ def wire_turns(call: ModelCall, provider: str) -> tuple[list[dict[str, object]],
     Texts of nothing but white space are left out, as the API refuses them; so is an assistant's turn of nothing else.
 
     Args:
-        call: What is asked.
+        call: The model call.
         provider: The row that is asked.
 
     Raises:
@@ -69,7 +69,7 @@ def calls_without_thinking(call: ModelCall, provider: str) -> bool:
     """Return whether the assistant's latest turn calls tools and does not begin with thinking.
 
     Args:
-        call: What is asked.
+        call: The model call.
         provider: The row that is asked.
     """
     spoken = [message for message in call.messages if message.role not in ("system", "developer")]

@@ -62,7 +62,7 @@ class OpenAIChat(msgspec.Struct, frozen=True):
         """Return the request for a call.
 
         Args:
-            call: What is asked.
+            call: The model call.
             endpoint: Where, and as whom.
             stream: Ask for the answer as a stream.
 
@@ -101,7 +101,7 @@ def chat_body(call: ModelCall, dialect: Dialect, *, stream: bool = False) -> byt
     """Return the body of a chat completion's request.
 
     Args:
-        call: What is asked.
+        call: The model call.
         dialect: The server's.
         stream: Ask for the answer as a stream.
 

@@ -29,7 +29,7 @@ def wire_messages(call: ModelCall, dialect: Dialect) -> list[object]:
     """Return the messages of a call as JSON values.
 
     Args:
-        call: What is asked.
+        call: The model call.
         dialect: The server's.
     """
     messages = _merged(call.messages) if dialect.alternate else call.messages

@@ -22,7 +22,7 @@ def wire_items(call: ModelCall, provider: str) -> tuple[list[object], str | None
     """Return a call's messages as items, and its instructions: the system messages that it begins with.
 
     Args:
-        call: What is asked.
+        call: The model call.
         provider: The row that is asked.
     """
     messages = list(call.messages)

@@ -26,7 +26,7 @@ class Asked(msgspec.Struct, frozen=True):
 
     Args:
         route: What the model's name led to, with its address.
-        call: What is asked.
+        call: The model call.
         fitted: The same as the provider takes it, as far as is known without asking.
     """
 
